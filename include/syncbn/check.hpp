@@ -1,0 +1,78 @@
+#pragma once
+
+#include <syncbn/concepts.hpp>
+
+/// @file
+/// The concepts once more, as one static_assert for each requirement: put `static_assert(check_communicator<Mine>())`
+/// under your type, and the compiler prints a list of what to do.
+
+namespace syncbn::inline v0 {
+
+/// @brief Whether tensor_traits<T> makes a view of T whose elements have a scalar_kind.
+/// @tparam T  a container. @return true; what is missing is a compile error.
+template <class T>
+consteval bool check_tensor() {
+  static_assert(tensor<T>, "tensor: no specialisation  template <> struct syncbn::tensor_traits<T>  with  static auto "
+                           "view(T&)  and  static auto view(const T&)  that return a syncbn::TensorView");
+  static_assert(known_scalar<typename view_t<T>::element_type>,
+                "tensor: no specialisation  template <> struct syncbn::scalar_kind<Element>  with  static constexpr "
+                "syncbn::ScalarKind value");
+  return true;
+}
+
+/// @brief Whether C models the communicator concept. @tparam C  a class. @return true; what is missing is an error.
+template <class C>
+consteval bool check_communicator() {
+  static_assert(std::copyable<C>, "communicator: must be copyable; copies are handles to the same group");
+  static_assert(names_its_spaces<C>,
+                "communicator: lacks the member types  memory_space  (HostSpace for host memory) and  queue_type  "
+                "(HostQueue for host code)");
+  static_assert(states_its_error_model<C>, "communicator: lacks  static constexpr syncbn::ErrorModel errors");
+  static_assert(knows_its_group<C>, "communicator: lacks  int rank() const noexcept  or  int size() const noexcept");
+  static_assert(tells_whether_usable<C>, "communicator: lacks  bool usable() const noexcept");
+  static_assert(hands_out_frames<C>,
+                "communicator: lacks the member type  frame  (default constructible, movable, with  double* data() const "
+                "noexcept  and  Index size() const noexcept) or  frame acquire(Index words)");
+  static_assert(sums_frames<C>,
+                "communicator: lacks  void start(frame&, queue_type&),  bool poll(frame&) noexcept  or  void "
+                "finish(frame&, queue_type&):  the sum of doubles over the group, in place");
+  return true;
+}
+
+/// @brief Whether B models the backend concept. @tparam B  a class. @return true; what is missing is an error.
+template <class B>
+consteval bool check_backend() {
+  static_assert(std::copyable<B>, "backend: must be copyable; copies share no working memory");
+  static_assert(names_its_types<B>,
+                "backend: lacks the member types  memory_space, queue_type, parameter_type  (float or double) or  "
+                "queue_type& queue() noexcept");
+  static_assert(has_buffers<B>,
+                "backend: lacks  template <class T> using buffer  with data(), size() and resize(n)");
+  static_assert(copies_to_host<B>,
+                "backend: lacks  void download(const T* from, Index n, T* to)  or  void upload(const T*, Index, T*)");
+  static_assert(runs_channel_functors<B>, "backend: lacks  void for_each_channel(Index channels, F f)");
+  static_assert(states_its_formats<B>, "backend: lacks  static constexpr bool accepts(syncbn::ScalarKind)");
+  static_assert(accumulates_moments<B, typename B::parameter_type>,
+                "backend: lacks  void accumulate(TensorView<const T> x, MomentsPointers)");
+  static_assert(accumulates_gradients<B, typename B::parameter_type>,
+                "backend: lacks  void accumulate(TensorView<const D> dy, TensorView<const T> x, const double* mean, "
+                "GradientSumsPointers)");
+  static_assert(normalizes<B, typename B::parameter_type>,
+                "backend: lacks  void normalize(TensorView<const T> x, F coefficients_of, TensorView<T> y) const");
+  static_assert(propagates<B, typename B::parameter_type>,
+                "backend: lacks  void propagate(TensorView<const D> dy, TensorView<const T> x, F coefficients_of, "
+                "TensorView<T> dx) const");
+  return true;
+}
+
+/// @brief Whether frames of C lie where kernels of B write. @tparam C  a communicator. @tparam B  a backend.
+/// @return true; otherwise a compile error.
+template <class C, class B>
+consteval bool check_reaches_memory_of() {
+  static_assert(reaches_memory_of<C, B>,
+                "communicator and backend: memory_space and queue_type must be the same; a host communicator needs an "
+                "adapter to serve a device backend");
+  return true;
+}
+
+}  // namespace syncbn::inline v0

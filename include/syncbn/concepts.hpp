@@ -1,0 +1,231 @@
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <type_traits>
+
+#include <syncbn/moments.hpp>
+#include <syncbn/scalar_kind.hpp>
+#include <syncbn/tensor_view.hpp>
+
+/// @file
+/// What a tensor, a communicator and a backend must offer. Each requirement is a named leaf concept, so that a compiler
+/// names what is missing; check.hpp says the same in plain English. A concept checks syntax: whether a type does the
+/// right thing is for the conformance suite (docs/extending.md).
+
+namespace syncbn::inline v0 {
+
+// ---- Tensors ---------------------------------------------------------------------------------------------------------
+
+/// @brief The TensorView that `view(t)` gives for a `T&` or `const T&`.
+template <class T>
+using view_t = decltype(view(std::declval<T&>()));
+
+/// @brief `tensor_traits<T>` makes a TensorView of it.
+template <class T>
+concept tensor = requires(T& t) { view(t); };
+
+/// @brief The elements of the tensor can be written.
+template <class T>
+concept writable_tensor = tensor<T> && !std::is_const_v<typename view_t<T>::element_type>;
+
+/// @brief Its element type has a `scalar_kind`.
+template <class T>
+concept known_scalar = requires { scalar_kind<std::remove_const_t<T>>::value; };
+
+// ---- Communicators ---------------------------------------------------------------------------------------------------
+
+/// @brief When the host learns of errors.
+enum class ErrorModel : std::uint8_t {
+  immediate,  ///< from the call itself
+  deferred    ///< at a later synchronization, or from the next call
+};
+
+/// @brief The queue of host code: work is done when the call returns.
+struct HostQueue {};
+
+/// @brief Where the frames lie and in which queue sums are ordered.
+template <class C>
+concept names_its_spaces = requires {
+  typename C::memory_space;
+  typename C::queue_type;
+};
+
+/// @brief `static constexpr ErrorModel errors`.
+template <class C>
+concept states_its_error_model = std::same_as<std::remove_cv_t<decltype(C::errors)>, ErrorModel>;
+
+/// @brief `rank()` and `size()`, both noexcept, of type int.
+template <class C>
+concept knows_its_group = requires(const C& c) {
+  { c.rank() } noexcept -> std::same_as<int>;
+  { c.size() } noexcept -> std::same_as<int>;
+};
+
+/// @brief `usable()`: false after a deadline or an abort; every later call then throws CommunicatorError at once.
+template <class C>
+concept tells_whether_usable = requires(const C& c) {
+  { c.usable() } noexcept -> std::same_as<bool>;
+};
+
+/// @brief `acquire(words)` gives a movable `frame` with `data()` and `size()`; its storage belongs to the group. A default
+/// constructed frame has size 0.
+template <class C>
+concept hands_out_frames = std::movable<typename C::frame> && std::default_initializable<typename C::frame> &&
+                           requires(C& c, const typename C::frame& f, Index words) {
+  { c.acquire(words) } -> std::same_as<typename C::frame>;
+  { f.data() } noexcept -> std::same_as<double*>;
+  { f.size() } noexcept -> std::same_as<Index>;
+};
+
+/// @brief `start(frame, queue)`, `poll(frame)`, `finish(frame, queue)`: the frame's words are summed over the group, in
+/// place. All ranks start frames of the same sizes in the same order; the sums are the same bits on every rank.
+template <class C>
+concept sums_frames = requires(C& c, typename C::frame& f, typename C::queue_type& q) {
+  { c.start(f, q) } -> std::same_as<void>;
+  { c.poll(f) } noexcept -> std::same_as<bool>;
+  { c.finish(f, q) } -> std::same_as<void>;
+};
+
+/// @brief A group of ranks that sum frames of doubles. Copies are handles to the same group.
+template <class C>
+concept communicator = std::copyable<C> && names_its_spaces<C> && states_its_error_model<C> && knows_its_group<C> &&
+                       tells_whether_usable<C> && hands_out_frames<C> && sums_frames<C>;
+
+/// @brief `split(color, key)`: a communicator of the ranks with the same color, ordered by key. Collective.
+template <class C>
+concept splittable = communicator<C> && requires(C& c, int color, int key) {
+  { c.split(color, key) } -> std::same_as<C>;
+};
+
+/// @brief Its size is 1 at compile time: nothing is ever exchanged.
+template <class C>
+concept always_alone = requires { requires std::bool_constant<(C::size() == 1)>::value; };
+
+// ---- Backends --------------------------------------------------------------------------------------------------------
+
+/// @brief Pointers to one tensor's moments in the backend's memory.
+struct MomentsPointers {
+  double* count;  ///< one word
+  double* mean;   ///< one per channel
+  double* m2;     ///< one per channel
+};
+
+/// @brief Pointers to gradient sums in the backend's memory.
+struct GradientSumsPointers {
+  double* dy;          ///< sum of dy, one per channel
+  double* dy_centred;  ///< sum of dy * (x - mean), one per channel
+};
+
+/// @brief Where its memory is, its queue, and the type of parameters and running statistics (float or double).
+template <class B>
+concept names_its_types = requires(B& b) {
+  typename B::memory_space;
+  typename B::queue_type;
+  requires std::floating_point<typename B::parameter_type>;
+  { b.queue() } noexcept -> std::same_as<typename B::queue_type&>;
+};
+
+/// @brief `B::buffer<T>`: an owning array with `data()`, `size()` and `resize(n)` that keeps what it has, new entries 0.
+template <class B>
+concept has_buffers = std::copyable<typename B::template buffer<double>> &&
+                      requires(typename B::template buffer<double>& buffer, const double* device, double* host) {
+                        buffer.resize(std::size_t{1});
+                        { buffer.data() } -> std::same_as<double*>;
+                        { buffer.size() } -> std::convertible_to<std::size_t>;
+                      };
+
+/// @brief `download(from, n, to)` and `upload(from, n, to)` copy between its memory and the host's.
+template <class B>
+concept copies_to_host = requires(B& b, const double* from, Index n, double* to) {
+  b.download(from, n, to);
+  b.upload(from, n, to);
+};
+
+namespace detail {
+// Stands for any functor of a channel in the requirement below.
+struct ChannelFunctor {
+  SYNCBN_HOST_DEVICE void operator()(Index) const noexcept {}
+};
+// Stand for the functors that give a channel's coefficients.
+template <class P>
+struct NormalizeFunctor {
+  SYNCBN_HOST_DEVICE NormalizeCoefficients<P> operator()(Index) const noexcept { return {}; }
+};
+template <class P>
+struct PropagateFunctor {
+  SYNCBN_HOST_DEVICE PropagateCoefficients<P> operator()(Index) const noexcept { return {}; }
+};
+}  // namespace detail
+
+/// @brief `for_each_channel(n, f)` calls a host and device functor `f(c)` for c in [0, n).
+template <class B>
+concept runs_channel_functors = requires(B& b, detail::ChannelFunctor f) { b.for_each_channel(Index{1}, f); };
+
+/// @brief `B::accepts<ScalarKind>`: the element formats it takes.
+template <class B>
+concept states_its_formats = requires {
+  { B::accepts(ScalarKind::f32) } -> std::same_as<bool>;
+};
+
+/// @brief `accumulate(x, moments)`: adds the moments of x, per channel.
+template <class B, class T>
+concept accumulates_moments =
+    requires(B& b, TensorView<const T, typename B::memory_space> x, MomentsPointers m) { b.accumulate(x, m); };
+
+/// @brief `accumulate(dy, x, mean, sums)`: adds sum(dy) and sum(dy * (x - mean)), per channel.
+template <class B, class T>
+concept accumulates_gradients = requires(B& b, TensorView<const T, typename B::memory_space> x, const double* mean,
+                                         GradientSumsPointers s) { b.accumulate(x, x, mean, s); };
+
+/// @brief `normalize(x, coefficients, y)`: y = coefficients(channel)(x), elementwise; y may be x. Const: thread-safe.
+template <class B, class T>
+concept normalizes = requires(const B& b, TensorView<const T, typename B::memory_space> x,
+                              TensorView<T, typename B::memory_space> y,
+                              detail::NormalizeFunctor<typename B::parameter_type> f) { b.normalize(x, f, y); };
+
+/// @brief `propagate(dy, x, coefficients, dx)`: dx = coefficients(channel)(dy, x), elementwise; dx may be dy or x.
+template <class B, class T>
+concept propagates =
+    requires(const B& b, TensorView<const T, typename B::memory_space> x, TensorView<T, typename B::memory_space> y,
+             detail::PropagateFunctor<typename B::parameter_type> f) { b.propagate(x, x, f, y); };
+
+/// @brief Kernels for one device. Copying a backend copies its queue or executor; working memory is not shared.
+template <class B>
+concept backend = std::copyable<B> && names_its_types<B> && has_buffers<B> && copies_to_host<B> &&
+                  runs_channel_functors<B> && states_its_formats<B> &&
+                  accumulates_moments<B, typename B::parameter_type> &&
+                  accumulates_gradients<B, typename B::parameter_type> &&
+                  normalizes<B, typename B::parameter_type> && propagates<B, typename B::parameter_type>;
+
+/// @brief The communicator's frames lie where the backend's kernels write, and both use the same kind of queue.
+template <class C, class B>
+concept reaches_memory_of = std::same_as<typename C::memory_space, typename B::memory_space> &&
+                            std::same_as<typename C::queue_type, typename B::queue_type>;
+
+// ---- Tensors for a backend -------------------------------------------------------------------------------------------
+
+/// @brief The tensor lies in the backend's memory.
+template <class T, class B>
+concept in_memory_of = tensor<T> && std::same_as<typename view_t<T>::memory_space, typename B::memory_space>;
+
+/// @brief The backend takes its element format.
+template <class T, class B>
+concept in_format_of =
+    tensor<T> && known_scalar<typename view_t<T>::element_type> &&
+    std::bool_constant<B::accepts(scalar_kind<typename view_t<T>::value_type>::value)>::value;
+
+/// @brief Both tensors have the same element format.
+template <class T, class U>
+concept same_format_as = std::bool_constant<scalar_kind<typename view_t<T>::value_type>::value ==
+                                            scalar_kind<typename view_t<U>::value_type>::value>::value;
+
+/// @brief A tensor that kernels of backend B can read.
+template <class T, class B>
+concept readable_by = tensor<T> && in_memory_of<T, B> && in_format_of<T, B>;
+
+/// @brief A tensor that kernels of backend B can write.
+template <class T, class B>
+concept writable_by = readable_by<T, B> && writable_tensor<T>;
+
+}  // namespace syncbn::inline v0

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include <syncbn/detail/python_number.hpp>
+#include <syncbn/scalar_kind.hpp>
+
+// What all ranks must agree about before their words may be added.
+
+namespace syncbn::inline v0 {
+
+/// @brief One exchange as a rank understands it. Ranks whose calls differ in any member throw, all of them.
+struct ExchangeCall {
+  const char* operation = "";     ///< "forward", "backward"; a text that outlives the call
+  Index channels = 0;             ///< of the tensors
+  std::int64_t dims = 0;          ///< the layer's Dims; -1 for any
+  ScalarKind kind{};              ///< element format of the tensors
+  std::int64_t words = 0;         ///< summed for each channel
+  double eps = 0;                 ///< of the layer
+  double momentum = 0;            ///< of the layer; NaN for a cumulative average
+  std::uint64_t flags = 0;        ///< affine, tracking and the like, as bits
+  std::int64_t batches = -1;      ///< num_batches_tracked before the call; -1 where there is none
+};
+
+namespace detail {
+
+inline constexpr std::uint64_t protocol_version = 1;
+
+// FNV-1a, 64 bits: the same on every machine, unlike std::hash.
+class Fingerprint {
+ public:
+  void add(const void* data, std::size_t bytes) noexcept {
+    const auto* p = static_cast<const unsigned char*>(data);
+    for (std::size_t i = 0; i < bytes; ++i) value_ = (value_ ^ p[i]) * 1099511628211ULL;
+  }
+  void add(std::uint64_t number) noexcept {
+    unsigned char bytes[8];
+    for (unsigned i = 0; i < 8; ++i) bytes[i] = static_cast<unsigned char>(number >> (8 * i));
+    add(bytes, sizeof bytes);
+  }
+  void add(double number) noexcept {
+    std::uint64_t bits;
+    static_assert(sizeof bits == sizeof number);
+    __builtin_memcpy(&bits, &number, sizeof bits);
+    add(number == number ? bits : ~std::uint64_t{0});
+  }
+  void add(std::string_view text) noexcept { add(text.data(), text.size()); }
+  std::uint64_t value() const noexcept { return value_; }
+
+ private:
+  std::uint64_t value_ = 14695981039346656037ULL;
+};
+
+inline std::uint64_t fingerprint(const ExchangeCall& call, std::string_view layer, std::uint64_t sequence) noexcept {
+  Fingerprint f;
+  f.add(protocol_version);
+  f.add(layer);
+  f.add(sequence);
+  f.add(std::string_view(call.operation));
+  f.add(static_cast<std::uint64_t>(call.channels));
+  f.add(static_cast<std::uint64_t>(call.dims));
+  f.add(static_cast<std::uint64_t>(call.kind));
+  f.add(static_cast<std::uint64_t>(call.words));
+  f.add(call.eps);
+  f.add(call.momentum);
+  f.add(call.flags);
+  f.add(static_cast<std::uint64_t>(call.batches));
+  return f.value();
+}
+
+inline std::string describe(const ExchangeCall& call, std::string_view layer, std::uint64_t sequence) {
+  std::string text = std::string(call.operation) + " of layer '" + std::string(layer) + "', exchange " +
+                     std::to_string(sequence) + ", " + std::to_string(call.channels) + " channels, " +
+                     (call.dims < 0 ? "any" : std::to_string(call.dims)) + " dims, " + std::string(name(call.kind)) +
+                     ", eps " + python_number(call.eps) + ", momentum " + python_number(call.momentum) +
+                     ", flags " + std::to_string(call.flags);
+  if (call.batches >= 0) text += ", num_batches_tracked " + std::to_string(call.batches);
+  return text;
+}
+
+}  // namespace detail
+}  // namespace syncbn::inline v0

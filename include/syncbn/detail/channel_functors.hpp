@@ -1,0 +1,220 @@
+#pragma once
+
+#include <syncbn/moments.hpp>
+#include <syncbn/tensor_view.hpp>
+
+// The mathematics of moments.hpp applied to channel c of arrays: functors that any backend can run, on any device.
+// Named types rather than lambdas, so that device compilers take them without extensions.
+
+namespace syncbn::inline v0::detail {
+
+// An element of an optional parameter; `otherwise` where there is none.
+template <class P>
+SYNCBN_HOST_DEVICE inline double element_or(const P* values, Index stride, Index c, double otherwise) noexcept {
+  return values == nullptr ? otherwise : static_cast<double>(values[c * stride]);
+}
+
+struct FinalizeMoments {
+  const double *count, *mean, *m2;
+  double eps;
+  double *count_out, *mean_out, *variance, *inverse_deviation;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    if (c == 0) *count_out = *count;
+    mean_out[c] = mean[c];
+    variance[c] = *count == 0 ? 0 : m2[c] / *count;
+    inverse_deviation[c] = batch_inverse_deviation(variance[c], eps);
+  }
+};
+
+template <class P>
+struct UseRunning {
+  const P* running_mean;
+  Index mean_stride;
+  const P* running_var;
+  Index var_stride;
+  double eps;
+  double *count, *mean, *variance, *inverse_deviation;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    if (c == 0) *count = 0;
+    mean[c] = static_cast<double>(running_mean[c * mean_stride]);
+    variance[c] = static_cast<double>(running_var[c * var_stride]);
+    inverse_deviation[c] = 1 / std::sqrt(variance[c] + eps);
+  }
+};
+
+template <class P>
+struct UpdateRunning {
+  const double *count, *mean, *variance;
+  double momentum;
+  P* running_mean;
+  Index mean_stride;
+  P* running_var;
+  Index var_stride;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    if (*count < 2) return;
+    const double unbiased = variance[c] * *count / (*count - 1);
+    if (running_mean != nullptr) {
+      P& value = running_mean[c * mean_stride];
+      value = static_cast<P>(running_update(static_cast<double>(value), mean[c], momentum));
+    }
+    if (running_var != nullptr) {
+      P& value = running_var[c * var_stride];
+      value = static_cast<P>(running_update(static_cast<double>(value), unbiased, momentum));
+    }
+  }
+};
+
+template <class P>
+struct NormalizeChannel {
+  const double *mean, *inverse_deviation;
+  const P* weight;
+  Index weight_stride;
+  const P* bias;
+  Index bias_stride;
+
+  SYNCBN_HOST_DEVICE NormalizeCoefficients<P> operator()(Index c) const noexcept {
+    return normalize_coefficients<P>(mean[c], inverse_deviation[c], element_or(weight, weight_stride, c, 1),
+                                     element_or(bias, bias_stride, c, 0));
+  }
+};
+
+// Normalization by running statistics, straight from them: inference needs no memory of its own.
+template <class P>
+struct InferChannel {
+  const P* running_mean;
+  Index mean_stride;
+  const P* running_var;
+  Index var_stride;
+  double eps;
+  const P* weight;
+  Index weight_stride;
+  const P* bias;
+  Index bias_stride;
+
+  SYNCBN_HOST_DEVICE NormalizeCoefficients<P> operator()(Index c) const noexcept {
+    const double variance = static_cast<double>(running_var[c * var_stride]);
+    return normalize_coefficients<P>(static_cast<double>(running_mean[c * mean_stride]), 1 / std::sqrt(variance + eps),
+                                     element_or(weight, weight_stride, c, 1), element_or(bias, bias_stride, c, 0));
+  }
+};
+
+struct FinalizeGradient {
+  const double *count, *dy, *dy_centred;
+  double *mean_dy, *mean_dy_centred;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    mean_dy[c] = *count == 0 ? 0 : dy[c] / *count;
+    mean_dy_centred[c] = *count == 0 ? 0 : dy_centred[c] / *count;
+  }
+};
+
+template <class P>
+struct AddParameterGradients {
+  const double *dy, *dy_centred, *inverse_deviation;
+  P* weight_grad;
+  Index weight_stride;
+  P* bias_grad;
+  Index bias_stride;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    if (weight_grad != nullptr) {
+      P& value = weight_grad[c * weight_stride];
+      value = static_cast<P>(static_cast<double>(value) + dy_centred[c] * inverse_deviation[c]);
+    }
+    if (bias_grad != nullptr) {
+      P& value = bias_grad[c * bias_stride];
+      value = static_cast<P>(static_cast<double>(value) + dy[c]);
+    }
+  }
+};
+
+template <class P>
+struct PropagateChannel {
+  const double *mean, *inverse_deviation;
+  const P* weight;
+  Index weight_stride;
+  const double *mean_dy, *mean_dy_centred;
+
+  SYNCBN_HOST_DEVICE PropagateCoefficients<P> operator()(Index c) const noexcept {
+    return propagate_coefficients<P>(mean[c], inverse_deviation[c], element_or(weight, weight_stride, c, 1),
+                                     mean_dy[c], mean_dy_centred[c]);
+  }
+};
+
+// dx = dy * scale, as a normalization about 0.
+template <class P>
+struct ScaleChannel {
+  const double* inverse_deviation;
+  const P* weight;
+  Index weight_stride;
+
+  SYNCBN_HOST_DEVICE NormalizeCoefficients<P> operator()(Index c) const noexcept {
+    return {P{0}, static_cast<P>(element_or(weight, weight_stride, c, 1) * inverse_deviation[c]), P{0}};
+  }
+};
+
+// ---- Words of an exchange --------------------------------------------------------------------------------------------
+
+struct PackMoments {
+  const double *count, *mean, *m2;
+  double* words;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    const ChannelSums sums = to_sums({*count, mean[c], m2[c]});
+    words[2 * c] = sums.s1;
+    words[2 * c + 1] = sums.s2;
+  }
+};
+
+struct UnpackMoments {
+  double count;
+  const double* words;
+  double *count_out, *mean, *m2;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    if (c == 0) *count_out = count;
+    const ChannelMoments m = count == 0 ? ChannelMoments{} : from_sums(count, {words[2 * c], words[2 * c + 1]});
+    mean[c] = m.mean;
+    m2[c] = m.m2;
+  }
+};
+
+struct PackCentredMoments {
+  const double *count, *mean, *m2;  // this rank's
+  const double* common_mean;
+  double* words;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    const ChannelSums sums = to_centred_sums({*count, mean[c], m2[c]}, common_mean[c]);
+    words[2 * c] = sums.s1;
+    words[2 * c + 1] = sums.s2;
+  }
+};
+
+struct UnpackCentredMoments {
+  double count;
+  const double* words;
+  double *mean, *m2;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    const ChannelMoments m = from_centred_sums(count, mean[c], {words[2 * c], words[2 * c + 1]});
+    mean[c] = m.mean;
+    m2[c] = m.m2;
+  }
+};
+
+struct CopyPairs {
+  const double *first, *second;
+  double *first_out, *second_out;
+  Index stride, stride_out;
+
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    first_out[c * stride_out] = first[c * stride];
+    second_out[c * stride_out] = second[c * stride];
+  }
+};
+
+}  // namespace syncbn::inline v0::detail

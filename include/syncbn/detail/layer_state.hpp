@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <syncbn/concepts.hpp>
+#include <syncbn/options.hpp>
+
+// What a layer owns and shares with its converted forms: parameters, gradients, running statistics and their counter.
+
+namespace syncbn::inline v0::detail {
+
+template <class Buffer>
+auto whole(Buffer& buffer) noexcept {
+  using T = std::remove_pointer_t<decltype(buffer.data())>;
+  return TensorView<T>(buffer.size() == 0 ? nullptr : buffer.data(), {static_cast<Index>(buffer.size())});
+}
+
+template <backend Backend>
+struct LayerState {
+  using P = typename Backend::parameter_type;
+  using View = TensorView<P, typename Backend::memory_space>;
+  using ConstView = TensorView<const P, typename Backend::memory_space>;
+  using Buffer = typename Backend::template buffer<P>;
+
+  Index channels;
+  bool affine;
+  bool tracked;  // has running statistics
+  Buffer weight, bias, weight_grad, bias_grad, running_mean, running_var;
+  typename Backend::template buffer<std::int64_t> num_batches_tracked;
+
+  LayerState(Index channel_count, const BatchNormOptions& options)
+      : channels(channel_count), affine(options.affine), tracked(options.track_running_stats) {
+    const auto size = static_cast<std::size_t>(channels);
+    if (affine) {
+      for (Buffer* b : {&weight, &bias, &weight_grad, &bias_grad}) b->resize(size);
+    }
+    if (tracked) {
+      running_mean.resize(size);
+      running_var.resize(size);
+      num_batches_tracked.resize(std::size_t{1});
+    }
+  }
+
+  static void fill(Backend& backend, Buffer& buffer, P value) {
+    for (Index c = 0; c < static_cast<Index>(buffer.size()); ++c) backend.upload(&value, Index{1}, buffer.data() + c);
+  }
+
+  void reset_running_stats(Backend& backend) {
+    if (!tracked) return;
+    const std::int64_t zero = 0;
+    fill(backend, running_mean, P{0});
+    fill(backend, running_var, P{1});
+    backend.upload(&zero, Index{1}, num_batches_tracked.data());
+  }
+
+  void reset_parameters(Backend& backend) {
+    reset_running_stats(backend);
+    if (!affine) return;
+    fill(backend, weight, P{1});
+    fill(backend, bias, P{0});
+  }
+
+  void zero_grad(Backend& backend) {
+    fill(backend, weight_grad, P{0});
+    fill(backend, bias_grad, P{0});
+  }
+
+  std::int64_t batches(const Backend& backend) const {
+    std::int64_t value = 0;
+    if (tracked) backend.download(num_batches_tracked.data(), Index{1}, &value);
+    return value;
+  }
+};
+
+struct AddOne {
+  std::int64_t* counter;
+  SYNCBN_HOST_DEVICE void operator()(Index) const noexcept { ++*counter; }
+};
+
+}  // namespace syncbn::inline v0::detail

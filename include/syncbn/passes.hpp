@@ -1,0 +1,268 @@
+#pragma once
+
+#include <optional>
+#include <utility>
+
+#include <syncbn/concepts.hpp>
+#include <syncbn/detail/channel_functors.hpp>
+#include <syncbn/exchange.hpp>
+#include <syncbn/moments.hpp>
+
+/// @file
+/// The split API: batch normalization in halves that can be called alone, on views, with state that somebody else owns.
+///
+///     accumulate(x) -> Moments          exchange   finalize -> Statistics             normalize(x)     -> y
+///     accumulate(dy, x) -> GradientSums exchange   finalize -> GradientCoefficients   propagate(dy, x) -> dx
+///
+/// BatchNorm is a composition of these. Tensors are not validated here: extents must match (validation.hpp checks them).
+
+namespace syncbn::inline v0 {
+
+/// @brief Per-channel moments of everything accumulated so far: local ones before an exchange, global ones after it.
+/// @tparam Backend  in whose memory they lie.
+template <backend Backend>
+class Moments {
+ public:
+  /// @brief Of nothing. @param channels  how many.
+  explicit Moments(Index channels = 0) { reset(channels); }
+
+  /// @brief Forgets what was accumulated. @param channels  how many from now on; allocates only if there are more.
+  void reset(Index channels) {
+    channels_ = channels;
+    words_.resize(0);
+    words_.resize(static_cast<std::size_t>(1 + 2 * channels));
+  }
+  /// @brief Channels. @return as of reset().
+  Index channels() const noexcept { return channels_; }
+  /// @brief Pointers for kernels. @return count (one word), means, sums of squared deviations.
+  MomentsPointers pointers() noexcept { return {words_.data(), words_.data() + 1, words_.data() + 1 + channels_}; }
+  /// @brief Values per channel. @return in the backend's memory, one word.
+  const double* count() const noexcept { return words_.data(); }
+  /// @brief Means. @return in the backend's memory, one per channel.
+  const double* mean() const noexcept { return words_.data() + 1; }
+  /// @brief Sums of squared deviations from the mean. @return in the backend's memory, one per channel.
+  const double* m2() const noexcept { return words_.data() + 1 + channels_; }
+
+ private:
+  Index channels_ = 0;
+  typename Backend::template buffer<double> words_;
+};
+
+/// @brief What normalizes a batch, and what its backward pass needs: a value, owns its O(channels) numbers.
+/// @tparam Backend  in whose memory they lie.
+template <backend Backend>
+class Statistics {
+ public:
+  /// @brief Room for channels. @param channels  how many.
+  explicit Statistics(Index channels = 0) { resize(channels); }
+  /// @brief Makes room. @param channels  how many; allocates only if there are more than ever before.
+  void resize(Index channels) {
+    channels_ = channels;
+    words_.resize(static_cast<std::size_t>(1 + 3 * channels));
+  }
+  /// @brief Channels. @return as of resize().
+  Index channels() const noexcept { return channels_; }
+  /// @brief Values per channel, all ranks together. @return one word.
+  double* count() noexcept { return words_.data(); }
+  /// @copydoc count()
+  const double* count() const noexcept { return words_.data(); }
+  /// @brief Means. @return one per channel.
+  double* mean() noexcept { return words_.data() + 1; }
+  /// @copydoc mean()
+  const double* mean() const noexcept { return words_.data() + 1; }
+  /// @brief Biased variances. @return one per channel.
+  double* variance() noexcept { return words_.data() + 1 + channels_; }
+  /// @copydoc variance()
+  const double* variance() const noexcept { return words_.data() + 1 + channels_; }
+  /// @brief 1 / sqrt(variance + eps). @return one per channel.
+  double* inverse_deviation() noexcept { return words_.data() + 1 + 2 * channels_; }
+  /// @copydoc inverse_deviation()
+  const double* inverse_deviation() const noexcept { return words_.data() + 1 + 2 * channels_; }
+
+ private:
+  Index channels_ = 0;
+  typename Backend::template buffer<double> words_;
+};
+
+/// @brief Two words for each channel that add up over micro-batches and ranks.
+/// @tparam Backend  in whose memory they lie. @tparam Tag  tells the kinds of pairs apart.
+template <backend Backend, class Tag>
+class ChannelPairs {
+ public:
+  /// @brief Zeros. @param channels  how many.
+  explicit ChannelPairs(Index channels = 0) { reset(channels); }
+  /// @brief Zeros again. @param channels  how many from now on; allocates only if there are more.
+  void reset(Index channels) {
+    channels_ = channels;
+    words_.resize(0);
+    words_.resize(static_cast<std::size_t>(2 * channels));
+  }
+  /// @brief Channels. @return as of reset().
+  Index channels() const noexcept { return channels_; }
+  /// @brief The first words: of dy. @return one per channel.
+  double* dy() noexcept { return words_.data(); }
+  /// @copydoc dy()
+  const double* dy() const noexcept { return words_.data(); }
+  /// @brief The second words: of dy * (x - mean). @return one per channel.
+  double* dy_centred() noexcept { return words_.data() + channels_; }
+  /// @copydoc dy_centred()
+  const double* dy_centred() const noexcept { return words_.data() + channels_; }
+
+ private:
+  Index channels_ = 0;
+  typename Backend::template buffer<double> words_;
+};
+
+/// @brief sum(dy) and sum(dy * (x - mean)) per channel.
+template <backend Backend>
+using GradientSums = ChannelPairs<Backend, struct SumsTag>;
+
+/// @brief sum(dy) / n and sum(dy * (x - mean)) / n per channel, all ranks together.
+template <backend Backend>
+using GradientCoefficients = ChannelPairs<Backend, struct MeansTag>;
+
+// ---- Forward ---------------------------------------------------------------------------------------------------------
+
+/// @brief Adds the moments of x; call it for each micro-batch.
+/// @param backend  whose kernels. @param x  activations. @shape{(N, C, S...)} @param moments  of C channels.
+/// @determinism{bitwise for a shape and format: any executor, layout, alignment}
+template <backend Backend, readable_by<Backend> X>
+void accumulate(Backend& backend, const X& x, Moments<Backend>& moments) {
+  using Element = typename view_t<const X>::value_type;
+  backend.accumulate(TensorView<const Element, typename Backend::memory_space>(view(x)), moments.pointers());
+}
+
+/// @brief Turns moments into what normalizes. @param backend  whose memory. @param moments  global ones.
+/// @param eps  added to the variance inside the root. @param statistics  filled.
+template <backend Backend>
+void finalize(Backend& backend, const Moments<Backend>& moments, double eps, Statistics<Backend>& statistics) {
+  statistics.resize(moments.channels());
+  backend.for_each_channel(
+      moments.channels(),
+      detail::FinalizeMoments{moments.count(), moments.mean(), moments.m2(), eps, statistics.count(), statistics.mean(),
+                              statistics.variance(), statistics.inverse_deviation()});
+}
+
+/// @brief Statistics of inference: the running ones. @param backend  whose memory.
+/// @param running_mean  one per channel. @param running_var  one per channel. @param eps  added inside the root.
+/// @param statistics  filled; its count is 0.
+template <backend Backend, class P>
+void use_running(Backend& backend, TensorView<const P, typename Backend::memory_space> running_mean,
+                 TensorView<const P, typename Backend::memory_space> running_var, double eps,
+                 Statistics<Backend>& statistics) {
+  statistics.resize(running_mean.extent(0));
+  backend.for_each_channel(running_mean.extent(0),
+                           detail::UseRunning<P>{running_mean.data(), running_mean.stride(0), running_var.data(),
+                                                 running_var.stride(0), eps, statistics.count(), statistics.mean(),
+                                                 statistics.variance(), statistics.inverse_deviation()});
+}
+
+/// @brief running = (1 - momentum) * running + momentum * value, the variance unbiased. Nothing if fewer than 2 values.
+/// @param backend  whose memory. @param statistics  of the batch. @param momentum  weight of the batch.
+/// @param running_mean  one per channel, or a view of nothing. @param running_var  likewise.
+template <backend Backend, class P>
+void update_running(Backend& backend, const Statistics<Backend>& statistics, double momentum,
+                    TensorView<P, typename Backend::memory_space> running_mean,
+                    TensorView<P, typename Backend::memory_space> running_var) {
+  backend.for_each_channel(
+      statistics.channels(),
+      detail::UpdateRunning<P>{statistics.count(), statistics.mean(), statistics.variance(), momentum,
+                               running_mean.data(), running_mean.stride(0), running_var.data(), running_var.stride(0)});
+}
+
+/// @brief y = (x - mean) / sqrt(variance + eps) * weight + bias.
+/// @param backend  whose kernels. @param x  activations. @shape{(N, C, S...)} @param statistics  of C channels.
+/// @param weight  one per channel, or a view of nothing: 1. @param bias  likewise: 0.
+/// @param y  may be x. @shape{same as x}
+template <backend Backend, readable_by<Backend> X, class Y>
+  requires writable_by<Y, Backend> && same_format_as<const X, Y>
+void normalize(const Backend& backend, const X& x, const Statistics<Backend>& statistics,
+               TensorView<const typename Backend::parameter_type, typename Backend::memory_space> weight,
+               TensorView<const typename Backend::parameter_type, typename Backend::memory_space> bias, Y&& y) {
+  using Element = typename view_t<const X>::value_type;
+  using P = typename Backend::parameter_type;
+  backend.normalize(TensorView<const Element, typename Backend::memory_space>(view(x)),
+                    detail::NormalizeChannel<P>{statistics.mean(), statistics.inverse_deviation(), weight.data(),
+                                                weight.stride(0), bias.data(), bias.stride(0)},
+                    view(y));
+}
+
+// ---- Backward --------------------------------------------------------------------------------------------------------
+
+/// @brief Adds the sums of the gradient; call it for each micro-batch.
+/// @param backend  whose kernels. @param dy  gradient of the output. @shape{same as x}
+/// @param x  activations of the forward pass. @shape{(N, C, S...)} @param statistics  that normalized x.
+/// @param sums  of C channels.
+/// @determinism{bitwise for a shape and format: any executor, layout, alignment}
+template <backend Backend, readable_by<Backend> D, readable_by<Backend> X>
+  requires same_format_as<const D, const X>
+void accumulate(Backend& backend, const D& dy, const X& x, const Statistics<Backend>& statistics,
+                GradientSums<Backend>& sums) {
+  using Gradient = typename view_t<const D>::value_type;
+  using Element = typename view_t<const X>::value_type;
+  using Space = typename Backend::memory_space;
+  backend.accumulate(TensorView<const Gradient, Space>(view(dy)), TensorView<const Element, Space>(view(x)),
+                     statistics.mean(), GradientSumsPointers{sums.dy(), sums.dy_centred()});
+}
+
+/// @brief Means of the gradient over all values. @param backend  whose memory. @param sums  global ones.
+/// @param statistics  that normalized x; their count divides. @param coefficients  filled; zeros where the count is 0.
+template <backend Backend>
+void finalize(Backend& backend, const GradientSums<Backend>& sums, const Statistics<Backend>& statistics,
+              GradientCoefficients<Backend>& coefficients) {
+  if (coefficients.channels() != sums.channels()) coefficients.reset(sums.channels());
+  backend.for_each_channel(sums.channels(),
+                           detail::FinalizeGradient{statistics.count(), sums.dy(), sums.dy_centred(),
+                                                    coefficients.dy(), coefficients.dy_centred()});
+}
+
+/// @brief Adds the gradients of weight and bias: local sums, as data-parallel training wants them.
+/// @param backend  whose memory. @param sums  this rank's own. @param statistics  that normalized x.
+/// @param weight_grad  one per channel, or a view of nothing. @param bias_grad  likewise.
+template <backend Backend, class P>
+void add_parameter_gradients(Backend& backend, const GradientSums<Backend>& sums,
+                             const Statistics<Backend>& statistics,
+                             TensorView<P, typename Backend::memory_space> weight_grad,
+                             TensorView<P, typename Backend::memory_space> bias_grad) {
+  backend.for_each_channel(sums.channels(),
+                           detail::AddParameterGradients<P>{sums.dy(), sums.dy_centred(),
+                                                            statistics.inverse_deviation(), weight_grad.data(),
+                                                            weight_grad.stride(0), bias_grad.data(),
+                                                            bias_grad.stride(0)});
+}
+
+/// @brief The input gradient where batch statistics normalized x.
+/// @param backend  whose kernels. @param dy  gradient of the output. @shape{same as x} @param x  activations.
+/// @param statistics  that normalized x. @param coefficients  of the gradient.
+/// @param weight  one per channel, or a view of nothing: 1. @param dx  may be dy or x. @shape{same as x}
+/// @source{Ioffe and Szegedy 2015, section 3}
+template <backend Backend, readable_by<Backend> D, readable_by<Backend> X, class DX>
+  requires writable_by<DX, Backend> && same_format_as<const D, const X> && same_format_as<const X, DX>
+void propagate(const Backend& backend, const D& dy, const X& x, const Statistics<Backend>& statistics,
+               const GradientCoefficients<Backend>& coefficients,
+               TensorView<const typename Backend::parameter_type, typename Backend::memory_space> weight, DX&& dx) {
+  using Gradient = typename view_t<const D>::value_type;
+  using Element = typename view_t<const X>::value_type;
+  using Space = typename Backend::memory_space;
+  using P = typename Backend::parameter_type;
+  backend.propagate(TensorView<const Gradient, Space>(view(dy)), TensorView<const Element, Space>(view(x)),
+                    detail::PropagateChannel<P>{statistics.mean(), statistics.inverse_deviation(), weight.data(),
+                                                weight.stride(0), coefficients.dy(), coefficients.dy_centred()},
+                    view(dx));
+}
+
+/// @brief The input gradient where running statistics normalized x: dx = dy * weight / sqrt(running_var + eps).
+/// @param backend  whose kernels. @param dy  gradient of the output. @param statistics  by use_running().
+/// @param weight  one per channel, or a view of nothing: 1. @param dx  may be dy. @shape{same as dy}
+template <backend Backend, readable_by<Backend> D, class DX>
+  requires writable_by<DX, Backend> && same_format_as<const D, DX>
+void propagate(const Backend& backend, const D& dy, const Statistics<Backend>& statistics,
+               TensorView<const typename Backend::parameter_type, typename Backend::memory_space> weight, DX&& dx) {
+  using Gradient = typename view_t<const D>::value_type;
+  using P = typename Backend::parameter_type;
+  backend.normalize(
+      TensorView<const Gradient, typename Backend::memory_space>(view(dy)),
+      detail::ScaleChannel<P>{statistics.inverse_deviation(), weight.data(), weight.stride(0)}, view(dx));
+}
+
+}  // namespace syncbn::inline v0

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <array>
+#include <span>
+
+#include <syncbn/passes.hpp>
+
+namespace syncbn::inline v0 {
+
+/// @brief What a forward pass keeps for its backward pass: a value that owns its O(channels) numbers, may be copied, and
+/// may outlive the layer. Later forward passes do not touch it.
+/// @tparam Backend  in whose memory the numbers lie.
+template <backend Backend>
+struct SavedForward {
+  Statistics<Backend> statistics;   ///< what normalized x
+  bool batch_statistics = false;    ///< of the batch (true) or running (false)
+  bool synchronized = false;        ///< over the ranks of the communicator
+  int rank = 0;                     ///< number of dimensions of x
+  std::array<Index, static_cast<std::size_t>(max_rank)> extent{};  ///< of x
+
+  /// @brief Extents of x. @return rank of them.
+  std::span<const Index> extents() const noexcept { return {extent.data(), static_cast<std::size_t>(rank)}; }
+
+  /// @brief Remembers the extents and makes room. @param x  activations.
+  template <class T, class Space>
+  void prepare(const TensorView<T, Space>& x) {
+    rank = x.rank();
+    for (int d = 0; d < rank; ++d) extent[static_cast<std::size_t>(d)] = x.extent(d);
+    statistics.resize(x.extent(1));
+  }
+};
+
+/// @brief In place of `dx`: the input gradient is not wanted. A synchronized backward pass takes part in the exchange all
+/// the same.
+struct NoGradient {};
+/// @brief The NoGradient to pass.
+inline constexpr NoGradient no_gradient{};
+
+}  // namespace syncbn::inline v0
