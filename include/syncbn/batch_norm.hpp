@@ -49,25 +49,14 @@ class BatchNorm {
   /// @throws Error if @p channels is negative.
   explicit BatchNorm(Index channels, BatchNormOptions options = {}, Communicator communicator = Communicator(),
                      Backend backend = Backend())
-      : options_(options), backend_(std::move(backend)), exchange_(std::move(communicator)) {
-    if (channels < 0) {
-      const std::string c = std::to_string(channels);
-      throw Error("Trying to create tensor with negative dimension " + c + ": [" + c + "]");
-    }
-    state_ = std::make_shared<State>(channels, options);
-    state_->reset_parameters(backend_);
-    tracks_ = options.track_running_stats;
-  }
+      : BatchNorm(channels, options, Exchange<Communicator>(std::move(communicator)), std::move(backend)) {}
   /// @brief A layer of its own with the same state. @param other  copied from.
   BatchNorm(const BatchNorm& other)
       : options_(other.options_),
         backend_(other.backend_),
         exchange_(other.exchange_),
         state_(std::make_shared<State>(*other.state_)),
-        training_(other.training_),
-        tracks_(other.tracks_),
-        weight_requires_grad_(other.weight_requires_grad_),
-        bias_requires_grad_(other.bias_requires_grad_) {}
+        flags_(other.flags_) {}
   BatchNorm(BatchNorm&&) = default;  ///< The source may only be assigned to or destroyed afterwards.
   /// @brief As the copy constructor. @param other  copied from. @return *this.
   BatchNorm& operator=(const BatchNorm& other) { return *this = BatchNorm(other); }
@@ -173,8 +162,8 @@ class BatchNorm {
       }
     }
     add_parameter_gradients(backend_, local_sums_, saved.statistics,
-                            weight_requires_grad_ ? weight_grad() : ParameterView(),
-                            bias_requires_grad_ ? bias_grad() : ParameterView());
+                            flags_.weight_requires_grad ? weight_grad() : ParameterView(),
+                            flags_.bias_requires_grad ? bias_grad() : ParameterView());
   }
 
   // ---- State ---------------------------------------------------------------------------------------------------------
@@ -212,6 +201,8 @@ class BatchNorm {
   ParameterView running_var() noexcept { return detail::whole(state_->running_var); }
   /// @copydoc running_var()
   ConstParameterView running_var() const noexcept { return detail::whole(std::as_const(state_->running_var)); }
+  /// @brief Whether there are running statistics, as asked for at construction. @return true if so.
+  bool has_running_stats() const noexcept { return state_->tracked; }
   /// @brief Training batches seen; those empty on all ranks do not count. @return 0 where nothing is tracked.
   std::int64_t num_batches_tracked() const { return state_->batches(backend_); }
   /// @brief Sets the counter. @param batches  the same on every rank. Nothing where nothing is tracked.
@@ -220,20 +211,20 @@ class BatchNorm {
   }
 
   /// @brief Training or evaluation. @param mode  false: evaluation.
-  void train(bool mode = true) noexcept { training_ = mode; }
+  void train(bool mode = true) noexcept { flags_.training = mode; }
   /// @brief The same as train(false).
-  void eval() noexcept { training_ = false; }
+  void eval() noexcept { flags_.training = false; }
   /// @brief The mode. @return true in training.
-  bool is_training() const noexcept { return training_; }
+  bool is_training() const noexcept { return flags_.training; }
   /// @brief Whether training updates running statistics. Those that exist stay, and evaluation goes on using them.
   /// @param track  PyTorch's `track_running_stats` after construction.
-  void set_track_running_stats(bool track) noexcept { tracks_ = track; }
+  void set_track_running_stats(bool track) noexcept { flags_.tracks = track; }
   /// @brief The flag. @return as set.
-  bool tracks_running_stats() const noexcept { return tracks_; }
+  bool tracks_running_stats() const noexcept { return flags_.tracks; }
   /// @brief Which parameters backward() makes gradients for. @param weight  false: frozen. @param bias  likewise.
   void set_requires_grad(bool weight, bool bias) noexcept {
-    weight_requires_grad_ = weight;
-    bias_requires_grad_ = bias;
+    flags_.weight_requires_grad = weight;
+    flags_.bias_requires_grad = bias;
   }
   /// @brief Zeroes weight_grad() and bias_grad().
   void zero_grad() { state_->zero_grad(backend_); }
@@ -263,10 +254,30 @@ class BatchNorm {
   const Backend& backend() const noexcept { return backend_; }
 
  private:
+  friend struct detail::LayerAccess;
+
+  BatchNorm(Index channels, const BatchNormOptions& options, Exchange<Communicator> exchange, Backend backend)
+      : options_(options), backend_(std::move(backend)), exchange_(std::move(exchange)) {
+    if (channels < 0) {
+      const std::string c = std::to_string(channels);
+      throw Error("Trying to create tensor with negative dimension " + c + ": [" + c + "]");
+    }
+    state_ = std::make_shared<State>(channels, options);
+    state_->reset_parameters(backend_);
+    flags_.tracks = options.track_running_stats;
+  }
+  BatchNorm(const BatchNormOptions& options, Exchange<Communicator> exchange, Backend backend,
+            std::shared_ptr<State> state, const detail::LayerFlags& flags)
+      : options_(options),
+        backend_(std::move(backend)),
+        exchange_(std::move(exchange)),
+        state_(std::move(state)),
+        flags_(flags) {}
+
   template <class X, class Y>
   void run_forward(const X& x, Y& y, Saved& saved, bool update) {
-    if (training_ || !state_->tracked) {
-      normalize_by_batch(x, y, saved, update && training_ && tracks_ && state_->tracked);
+    if (flags_.training || !state_->tracked) {
+      normalize_by_batch(x, y, saved, update && flags_.training && flags_.tracks && state_->tracked);
     } else {
       normalize_by_running(x, y, saved);
     }
@@ -287,7 +298,7 @@ class BatchNorm {
   // view, validate, accumulate, exchange, finalize, normalize, commit.
   template <class X, class Y>
   void normalize_by_batch(const X& x, Y& y, Saved& saved, bool update) {
-    const bool synchronized = training_ && communicator().size() > 1;
+    const bool synchronized = flags_.training && communicator().size() > 1;
     RankFailure failure;
     decltype(detail::read_only(view(x))) input;
     decltype(view(y)) output;
@@ -339,7 +350,7 @@ class BatchNorm {
     call.kind = scalar_kind<typename Input::value_type>::value;
     call.eps = options_.eps;
     call.momentum = options_.momentum.value_or(std::numeric_limits<double>::quiet_NaN());
-    call.flags = (state_->affine ? 1U : 0U) | (tracks_ ? 2U : 0U) | (update << 2U);
+    call.flags = (state_->affine ? 1U : 0U) | (flags_.tracks ? 2U : 0U) | (update << 2U);
     call.batches = state_->tracked ? num_batches_tracked() : -1;
     const double count = failure.failed() ? 0 : static_cast<double>(elements_per_channel(input));
     begin_exchange(exchange_, backend_, call, count, failure);
@@ -362,10 +373,7 @@ class BatchNorm {
   Backend backend_;
   Exchange<Communicator> exchange_;
   std::shared_ptr<State> state_;
-  bool training_ = true;
-  bool tracks_ = true;
-  bool weight_requires_grad_ = true;
-  bool bias_requires_grad_ = true;
+  detail::LayerFlags flags_;
   // Reused by every pass.
   Moments<Backend> local_, global_;
   GradientSums<Backend> local_sums_, global_sums_;

@@ -7,4 +7,9 @@
 #include <syncbn/backends/single_process_communicator.hpp>
 #include <syncbn/backends/thread_communicator.hpp>
 #include <syncbn/batch_norm.hpp>
+#include <syncbn/convert.hpp>
 #include <syncbn/functional.hpp>
+#include <syncbn/lazy.hpp>
+#include <syncbn/print.hpp>
+#include <syncbn/state_dict.hpp>
+#include <syncbn/version.hpp>

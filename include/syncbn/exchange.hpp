@@ -69,9 +69,11 @@ class Exchange {
   ~Exchange() = default;
 
   /// @brief The same layer in another group. @param communicator  the new group. @return an exchange that counts from 0.
-  Exchange with(Communicator communicator) const {
-    Exchange result(std::move(communicator), has_own_name_ ? name_ : std::string());
-    result.waits_for_header_ = waits_for_header_;
+  /// @tparam Other  may be another fabric.
+  template <class Other>
+  Exchange<Other> with(Other communicator) const {
+    Exchange<Other> result(std::move(communicator), has_own_name_ ? name_ : std::string());
+    result.set_waits_for_header(waits_for_header_);
     return result;
   }
 

@@ -5,3 +5,4 @@
 
 #include <syncbn/backends/cpu_backend.hpp>
 #include <syncbn/core.hpp>
+#include <syncbn/interop/eigen.hpp>

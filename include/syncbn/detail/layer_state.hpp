@@ -16,6 +16,13 @@ auto whole(Buffer& buffer) noexcept {
   return TensorView<T>(buffer.size() == 0 ? nullptr : buffer.data(), {static_cast<Index>(buffer.size())});
 }
 
+struct LayerFlags {
+  bool training = true;
+  bool tracks = true;  // updates running statistics in training
+  bool weight_requires_grad = true;
+  bool bias_requires_grad = true;
+};
+
 template <backend Backend>
 struct LayerState {
   using P = typename Backend::parameter_type;
@@ -72,6 +79,9 @@ struct LayerState {
     return value;
   }
 };
+
+// What conversion and lazy layers may see of a layer.
+struct LayerAccess;
 
 struct AddOne {
   std::int64_t* counter;
