@@ -12,8 +12,9 @@ namespace syncbn::inline v0 {
 /// @tparam T  a container. @return true; what is missing is a compile error.
 template <class T>
 consteval bool check_tensor() {
-  static_assert(tensor<T>, "tensor: no specialisation  template <> struct syncbn::tensor_traits<T>  with  static auto "
-                           "view(T&)  and  static auto view(const T&)  that return a syncbn::TensorView");
+  static_assert(tensor<T>,
+                "tensor: no specialisation  template <> struct syncbn::tensor_traits<T>  with  static auto "
+                "view(T&)  and  static auto view(const T&)  that return a syncbn::TensorView");
   static_assert(known_scalar<typename view_t<T>::element_type>,
                 "tensor: no specialisation  template <> struct syncbn::scalar_kind<Element>  with  static constexpr "
                 "syncbn::ScalarKind value");
@@ -30,9 +31,10 @@ consteval bool check_communicator() {
   static_assert(states_its_error_model<C>, "communicator: lacks  static constexpr syncbn::ErrorModel errors");
   static_assert(knows_its_group<C>, "communicator: lacks  int rank() const noexcept  or  int size() const noexcept");
   static_assert(tells_whether_usable<C>, "communicator: lacks  bool usable() const noexcept");
-  static_assert(hands_out_frames<C>,
-                "communicator: lacks the member type  frame  (default constructible, movable, with  double* data() const "
-                "noexcept  and  Index size() const noexcept) or  frame acquire(Index words)");
+  static_assert(
+      hands_out_frames<C>,
+      "communicator: lacks the member type  frame  (default constructible, movable, with  double* data() const "
+      "noexcept  and  Index size() const noexcept) or  frame acquire(Index words)");
   static_assert(sums_frames<C>,
                 "communicator: lacks  void start(frame&, queue_type&),  bool poll(frame&) noexcept  or  void "
                 "finish(frame&, queue_type&):  the sum of doubles over the group, in place");
@@ -46,8 +48,7 @@ consteval bool check_backend() {
   static_assert(names_its_types<B>,
                 "backend: lacks the member types  memory_space, queue_type, parameter_type  (float or double) or  "
                 "queue_type& queue() noexcept");
-  static_assert(has_buffers<B>,
-                "backend: lacks  template <class T> using buffer  with data(), size() and resize(n)");
+  static_assert(has_buffers<B>, "backend: lacks  template <class T> using buffer  with data(), size() and resize(n)");
   static_assert(copies_to_host<B>,
                 "backend: lacks  void download(const T* from, Index n, T* to)  or  void upload(const T*, Index, T*)");
   static_assert(runs_channel_functors<B>, "backend: lacks  void for_each_channel(Index channels, F f)");

@@ -73,10 +73,10 @@ concept tells_whether_usable = requires(const C& c) {
 template <class C>
 concept hands_out_frames = std::movable<typename C::frame> && std::default_initializable<typename C::frame> &&
                            requires(C& c, const typename C::frame& f, Index words) {
-  { c.acquire(words) } -> std::same_as<typename C::frame>;
-  { f.data() } noexcept -> std::same_as<double*>;
-  { f.size() } noexcept -> std::same_as<Index>;
-};
+                             { c.acquire(words) } -> std::same_as<typename C::frame>;
+                             { f.data() } noexcept -> std::same_as<double*>;
+                             { f.size() } noexcept -> std::same_as<Index>;
+                           };
 
 /// @brief `start(frame, queue)`, `poll(frame)`, `finish(frame, queue)`: the frame's words are summed over the group, in
 /// place. All ranks start frames of the same sizes in the same order; the sums are the same bits on every rank.
@@ -180,9 +180,9 @@ concept accumulates_gradients = requires(B& b, TensorView<const T, typename B::m
 
 /// @brief `normalize(x, coefficients, y)`: y = coefficients(channel)(x), elementwise; y may be x. Const: thread-safe.
 template <class B, class T>
-concept normalizes = requires(const B& b, TensorView<const T, typename B::memory_space> x,
-                              TensorView<T, typename B::memory_space> y,
-                              detail::NormalizeFunctor<typename B::parameter_type> f) { b.normalize(x, f, y); };
+concept normalizes =
+    requires(const B& b, TensorView<const T, typename B::memory_space> x, TensorView<T, typename B::memory_space> y,
+             detail::NormalizeFunctor<typename B::parameter_type> f) { b.normalize(x, f, y); };
 
 /// @brief `propagate(dy, x, coefficients, dx)`: dx = coefficients(channel)(dy, x), elementwise; dx may be dy or x.
 template <class B, class T>
@@ -192,11 +192,11 @@ concept propagates =
 
 /// @brief Kernels for one device. Copying a backend copies its queue or executor; working memory is not shared.
 template <class B>
-concept backend = std::copyable<B> && names_its_types<B> && has_buffers<B> && copies_to_host<B> &&
-                  runs_channel_functors<B> && states_its_formats<B> &&
-                  accumulates_moments<B, typename B::parameter_type> &&
-                  accumulates_gradients<B, typename B::parameter_type> &&
-                  normalizes<B, typename B::parameter_type> && propagates<B, typename B::parameter_type>;
+concept backend =
+    std::copyable<B> && names_its_types<B> && has_buffers<B> && copies_to_host<B> && runs_channel_functors<B> &&
+    states_its_formats<B> && accumulates_moments<B, typename B::parameter_type> &&
+    accumulates_gradients<B, typename B::parameter_type> && normalizes<B, typename B::parameter_type> &&
+    propagates<B, typename B::parameter_type>;
 
 /// @brief The communicator's frames lie where the backend's kernels write, and both use the same kind of queue.
 template <class C, class B>
@@ -211,9 +211,8 @@ concept in_memory_of = tensor<T> && std::same_as<typename view_t<T>::memory_spac
 
 /// @brief The backend takes its element format.
 template <class T, class B>
-concept in_format_of =
-    tensor<T> && known_scalar<typename view_t<T>::element_type> &&
-    std::bool_constant<B::accepts(scalar_kind<typename view_t<T>::value_type>::value)>::value;
+concept in_format_of = tensor<T> && known_scalar<typename view_t<T>::element_type> &&
+                       std::bool_constant<B::accepts(scalar_kind<typename view_t<T>::value_type>::value)>::value;
 
 /// @brief Both tensors have the same element format.
 template <class T, class U>

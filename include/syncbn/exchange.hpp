@@ -50,7 +50,7 @@ class Exchange {
       const std::uint64_t ordinal = communicator_.next_ordinal();
       if (!has_own_name_) name_ = "#" + std::to_string(ordinal);
     }
-    acquire_header();
+    if (communicator_.size() > 1) acquire_header();
   }
   /// @brief Same group, name and number of exchanges done; own frames. @param other  copied from.
   Exchange(const Exchange& other)
@@ -59,7 +59,7 @@ class Exchange {
         has_own_name_(other.has_own_name_),
         sequence_(other.sequence_),
         waits_for_header_(other.waits_for_header_) {
-    acquire_header();
+    if (other.header_.size() > 0) acquire_header();
     if (other.payload_.size() > 0) payload_ = communicator_.acquire(other.payload_.size());
   }
   Exchange(Exchange&&) = default;  ///< Moves the frames.
@@ -114,6 +114,7 @@ class Exchange {
     queue_ = &queue;
     travels_alone_ = words > detail::header::payload_capacity;
     fingerprint_ = detail::fingerprint(call_, name_, sequence_);
+    if (header_.size() == 0) acquire_header();  // of a group of one rank, which may never need it
     if (travels_alone_) start_header();
   }
 
@@ -161,9 +162,7 @@ class Exchange {
   static constexpr Index payload_failures = 1;
   static constexpr Index payload_first = 2;
 
-  void acquire_header() {
-    if (communicator_.size() > 1) header_ = communicator_.acquire(detail::header_frame_words);
-  }
+  void acquire_header() { header_ = communicator_.acquire(detail::header_frame_words); }
 
   void start_header() {
     detail::write_header(header_.data(), count_, failure_->failed(), fingerprint_);

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include <syncbn/fwd.hpp>
 #include <syncbn/passes.hpp>
 #include <syncbn/saved.hpp>
 #include <syncbn/validation.hpp>
@@ -12,10 +13,10 @@ namespace syncbn::inline v0 {
 /// @tparam P  float or double. @tparam Space  where they lie.
 template <class P, class Space = HostSpace>
 struct BatchNormTensors {
-  TensorView<P, Space> running_mean{};   ///< updated in training @shape{(C)}
-  TensorView<P, Space> running_var{};    ///< updated in training @shape{(C)}
-  TensorView<const P, Space> weight{};   ///< absent: 1 @shape{(C)}
-  TensorView<const P, Space> bias{};     ///< absent: 0 @shape{(C)}
+  TensorView<P, Space> running_mean{};  ///< updated in training @shape{(C)}
+  TensorView<P, Space> running_var{};   ///< updated in training @shape{(C)}
+  TensorView<const P, Space> weight{};  ///< absent: 1 @shape{(C)}
+  TensorView<const P, Space> bias{};    ///< absent: 0 @shape{(C)}
 };
 
 namespace detail {
@@ -28,7 +29,8 @@ void check_optional(const char* name, const TensorView<T, Space>& v, Index chann
 template <class X, class Y, class Tensors>
 void check_functional(const X& x, const Y& y, const Tensors& tensors, bool training) {
   check_rank<any_dims>(x.rank());
-  if (!training && tensors.running_mean.data() == nullptr) throw Error("running_mean must be defined in evaluation mode");
+  if (!training && tensors.running_mean.data() == nullptr)
+    throw Error("running_mean must be defined in evaluation mode");
   if (!training && tensors.running_var.data() == nullptr) throw Error("running_var must be defined in evaluation mode");
   if (training) check_more_than_one_value(static_cast<double>(elements_per_channel(x)), shape_text(x.extents()));
   check_optional("running_mean", tensors.running_mean, x.extent(1));
@@ -53,7 +55,7 @@ void check_functional(const X& x, const Y& y, const Tensors& tensors, bool train
 /// @param backend    the device. @return what batch_norm_backward() needs.
 /// @throws ShapeError  for a wrong shape or a single value per channel. @throws Error  for a wrong number of channels or
 /// missing running statistics; before anything is written.
-template <backend Backend = CpuBackend<float, SerialExecutor>, readable_by<Backend> X, class Y>
+template <backend Backend = CpuBackend<>, readable_by<Backend> X, class Y>
   requires writable_by<Y, Backend> && same_format_as<const X, Y>
 SavedForward<Backend> batch_norm(
     const X& x, Y&& y, BatchNormTensors<typename Backend::parameter_type, typename Backend::memory_space> tensors,
@@ -97,6 +99,9 @@ void batch_norm_backward(const D& dy, const X& x, const SavedForward<Backend>& s
   const auto output = view(dx);
   detail::check_backward(gradient, input, saved.extents());
   detail::check_input_gradient(output, gradient, input);
+  detail::check_optional("weight", weight, input.extent(1));
+  detail::check_optional("weight_grad", weight_grad, input.extent(1));
+  detail::check_optional("bias_grad", bias_grad, input.extent(1));
   GradientSums<Backend> sums(input.extent(1));
   accumulate(backend, gradient, input, saved.statistics, sums);
   if (saved.batch_statistics) {

@@ -15,8 +15,7 @@ namespace syncbn::inline v0 {
 /// The first forward() validates on all ranks and only then materialises: an input that is rejected leaves the layer as
 /// it was. Afterwards it is an ordinary layer: layer().
 /// @tparam Dims  as BatchNorm's. @tparam Backend  likewise. @tparam Communicator  likewise; synchronized layers too.
-template <std::size_t Dims, class Backend = CpuBackend<float, SerialExecutor>,
-          class Communicator = SingleProcessCommunicator>
+template <std::size_t Dims, class Backend, class Communicator>
 class LazyBatchNorm {
  public:
   using Layer = BatchNorm<Dims, Backend, Communicator>;  ///< what it becomes
@@ -162,19 +161,6 @@ class LazyBatchNorm {
   detail::LayerFlags flags_;
   std::optional<Layer> layer_;
 };
-
-/// @brief Inputs (N, C) or (N, C, L).
-template <class Backend = CpuBackend<float, SerialExecutor>, class Communicator = SingleProcessCommunicator>
-using LazyBatchNorm1d = LazyBatchNorm<1, Backend, Communicator>;
-/// @brief Inputs (N, C, H, W).
-template <class Backend = CpuBackend<float, SerialExecutor>, class Communicator = SingleProcessCommunicator>
-using LazyBatchNorm2d = LazyBatchNorm<2, Backend, Communicator>;
-/// @brief Inputs (N, C, D, H, W).
-template <class Backend = CpuBackend<float, SerialExecutor>, class Communicator = SingleProcessCommunicator>
-using LazyBatchNorm3d = LazyBatchNorm<3, Backend, Communicator>;
-/// @brief Inputs (N, C, S...), statistics over all ranks of the communicator.
-template <class Backend, class Communicator>
-using LazySyncBatchNorm = LazyBatchNorm<any_dims, Backend, Communicator>;
 
 /// @brief A layer as Python prints it; before its first input `LazyBatchNorm2d(0, eps=1e-05, ...)`.
 /// @param layer  any. @return the text.

@@ -211,24 +211,21 @@ template <backend Backend>
 void finalize(Backend& backend, const GradientSums<Backend>& sums, const Statistics<Backend>& statistics,
               GradientCoefficients<Backend>& coefficients) {
   if (coefficients.channels() != sums.channels()) coefficients.reset(sums.channels());
-  backend.for_each_channel(sums.channels(),
-                           detail::FinalizeGradient{statistics.count(), sums.dy(), sums.dy_centred(),
-                                                    coefficients.dy(), coefficients.dy_centred()});
+  backend.for_each_channel(sums.channels(), detail::FinalizeGradient{statistics.count(), sums.dy(), sums.dy_centred(),
+                                                                     coefficients.dy(), coefficients.dy_centred()});
 }
 
 /// @brief Adds the gradients of weight and bias: local sums, as data-parallel training wants them.
 /// @param backend  whose memory. @param sums  this rank's own. @param statistics  that normalized x.
 /// @param weight_grad  one per channel, or a view of nothing. @param bias_grad  likewise.
 template <backend Backend, class P>
-void add_parameter_gradients(Backend& backend, const GradientSums<Backend>& sums,
-                             const Statistics<Backend>& statistics,
+void add_parameter_gradients(Backend& backend, const GradientSums<Backend>& sums, const Statistics<Backend>& statistics,
                              TensorView<P, typename Backend::memory_space> weight_grad,
                              TensorView<P, typename Backend::memory_space> bias_grad) {
-  backend.for_each_channel(sums.channels(),
-                           detail::AddParameterGradients<P>{sums.dy(), sums.dy_centred(),
-                                                            statistics.inverse_deviation(), weight_grad.data(),
-                                                            weight_grad.stride(0), bias_grad.data(),
-                                                            bias_grad.stride(0)});
+  backend.for_each_channel(
+      sums.channels(),
+      detail::AddParameterGradients<P>{sums.dy(), sums.dy_centred(), statistics.inverse_deviation(), weight_grad.data(),
+                                       weight_grad.stride(0), bias_grad.data(), bias_grad.stride(0)});
 }
 
 /// @brief The input gradient where batch statistics normalized x.
@@ -260,9 +257,8 @@ void propagate(const Backend& backend, const D& dy, const Statistics<Backend>& s
                TensorView<const typename Backend::parameter_type, typename Backend::memory_space> weight, DX&& dx) {
   using Gradient = typename view_t<const D>::value_type;
   using P = typename Backend::parameter_type;
-  backend.normalize(
-      TensorView<const Gradient, typename Backend::memory_space>(view(dy)),
-      detail::ScaleChannel<P>{statistics.inverse_deviation(), weight.data(), weight.stride(0)}, view(dx));
+  backend.normalize(TensorView<const Gradient, typename Backend::memory_space>(view(dy)),
+                    detail::ScaleChannel<P>{statistics.inverse_deviation(), weight.data(), weight.stride(0)}, view(dx));
 }
 
 }  // namespace syncbn::inline v0

@@ -12,10 +12,10 @@ namespace syncbn::inline v0 {
 /// @tparam Backend  in whose memory the numbers lie.
 template <backend Backend>
 struct SavedForward {
-  Statistics<Backend> statistics;   ///< what normalized x
-  bool batch_statistics = false;    ///< of the batch (true) or running (false)
-  bool synchronized = false;        ///< over the ranks of the communicator
-  int rank = 0;                     ///< number of dimensions of x
+  Statistics<Backend> statistics;                                  ///< what normalized x
+  bool batch_statistics = false;                                   ///< of the batch (true) or running (false)
+  bool synchronized = false;                                       ///< over the ranks of the communicator
+  int rank = 0;                                                    ///< number of dimensions of x
   std::array<Index, static_cast<std::size_t>(max_rank)> extent{};  ///< of x
 
   /// @brief Extents of x. @return rank of them.

@@ -71,10 +71,14 @@ struct scalar_kind<decltype(0.0bf16)> {
 /// @brief The format's name as PyTorch writes it in messages. @param kind  a format. @return for example "Float".
 constexpr std::string_view name(ScalarKind kind) noexcept {
   switch (kind) {
-    case ScalarKind::f16: return "Half";
-    case ScalarKind::bf16: return "BFloat16";
-    case ScalarKind::f32: return "Float";
-    case ScalarKind::f64: return "Double";
+    case ScalarKind::f16:
+      return "Half";
+    case ScalarKind::bf16:
+      return "BFloat16";
+    case ScalarKind::f32:
+      return "Float";
+    case ScalarKind::f64:
+      return "Double";
   }
   return "unknown";
 }

@@ -15,7 +15,8 @@ namespace syncbn::inline v0 {
 /// @brief Appends a layer's state: weight, bias, running_mean, running_var, num_batches_tracked; absent ones are omitted.
 /// @param layer  copied from. @param dict  appended to; gets version 2. @param prefix  before each name: "layer1.0.bn1.".
 template <std::size_t Dims, class Backend, class Communicator>
-void append_state(const BatchNorm<Dims, Backend, Communicator>& layer, StateDict& dict, const std::string& prefix = {}) {
+void append_state(const BatchNorm<Dims, Backend, Communicator>& layer, StateDict& dict,
+                  const std::string& prefix = {}) {
   const auto add = [&](const char* name, const auto& values) {
     std::vector<typename Backend::parameter_type> copy(static_cast<std::size_t>(values.extent(0)));
     layer.backend().download(values.data(), values.extent(0), copy.data());
@@ -82,7 +83,8 @@ LoadResult load_state_dict(BatchNorm<Dims, Backend, Communicator>& layer, const 
   const std::vector<P>* source = sources;
   for (const auto& target : targets) {
     // An unexpected tensor, tolerated, has no target.
-    if (target.data() != nullptr) layer.backend().upload(source->data(), static_cast<Index>(source->size()), target.data());
+    if (target.data() != nullptr)
+      layer.backend().upload(source->data(), static_cast<Index>(source->size()), target.data());
     ++source;
   }
   if (!batches.empty()) layer.set_num_batches_tracked(batches.front());

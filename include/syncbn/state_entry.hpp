@@ -13,8 +13,8 @@ namespace syncbn::inline v0 {
 
 /// @brief One named tensor of a state dictionary: a value, on the host.
 struct StateEntry {
-  std::string name;            ///< with its prefix
-  std::vector<Index> shape;    ///< (C), or nothing for the counter
+  std::string name;          ///< with its prefix
+  std::vector<Index> shape;  ///< (C), or nothing for the counter
   /// The numbers: parameters as float or double, the counter as one integer.
   std::variant<std::vector<float>, std::vector<double>, std::vector<std::int64_t>> values;
   bool uninitialized = false;  ///< a lazy layer's, which has no shape yet

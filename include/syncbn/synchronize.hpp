@@ -29,8 +29,7 @@ void begin_exchange(Exchange<Communicator>& exchange, Backend& backend, Exchange
 template <communicator Communicator, backend Backend>
 void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local) {
   exchange.start([&](double* words) {
-    backend.for_each_channel(local.channels(),
-                             detail::PackMoments{local.count(), local.mean(), local.m2(), words});
+    backend.for_each_channel(local.channels(), detail::PackMoments{local.count(), local.mean(), local.m2(), words});
   });
 }
 

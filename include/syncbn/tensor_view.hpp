@@ -31,9 +31,9 @@ inline constexpr int max_rank = 8;
 template <class T, class Space = HostSpace>
 class TensorView {
  public:
-  using element_type = T;                        ///< with const
-  using value_type = std::remove_const_t<T>;     ///< without const
-  using memory_space = Space;                    ///< where the elements lie
+  using element_type = T;                     ///< with const
+  using value_type = std::remove_const_t<T>;  ///< without const
+  using memory_space = Space;                 ///< where the elements lie
 
   /// @brief A view of nothing: rank 0 and a null pointer.
   constexpr TensorView() noexcept = default;

@@ -50,8 +50,8 @@ void check_rank(int rank) {
 /// @param input  channels of the input. @throws Error if they differ.
 inline void check_channels(const char* name, Index have, Index input) {
   if (have == input) return;
-  throw Error(std::string(name) + " should contain " + std::to_string(input) + " elements not " +
-              std::to_string(have) + " (x has " + std::to_string(input) + " channels)");
+  throw Error(std::string(name) + " should contain " + std::to_string(input) + " elements not " + std::to_string(have) +
+              " (x has " + std::to_string(input) + " channels)");
 }
 
 /// @brief Whether two tensors have the same extents. @param name  of the first. @param extents  its extents.

@@ -10,6 +10,7 @@
 #include <syncbn/backends/detail/cpu_sums.hpp>
 #include <syncbn/backends/executors.hpp>
 #include <syncbn/concepts.hpp>
+#include <syncbn/fwd.hpp>
 
 namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
@@ -21,18 +22,18 @@ inline namespace SYNCBN_CPU_ISA {
 /// @determinism{the same bits for any executor, alignment and memory layout; they may differ between instruction sets}
 /// @tparam Parameter  float or double: the type of parameters and running statistics.
 /// @tparam Executor   runs the tasks: SerialExecutor, OpenMpExecutor, ParallelFor.
-template <class Parameter = float, class Executor = SerialExecutor>
+template <class Parameter, class Executor>
 class CpuBackend {
   static_assert(std::same_as<Parameter, float> || std::same_as<Parameter, double>,
                 "CpuBackend: parameters and running statistics are float or double");
   static_assert(executor<Executor>, "CpuBackend: the executor lacks  void run(Index tasks, const Task& task) const");
 
  public:
-  using memory_space = HostSpace;      ///< host memory
-  using queue_type = HostQueue;        ///< none
-  using parameter_type = Parameter;    ///< of weight, bias, running_mean, running_var and gradients
+  using memory_space = HostSpace;    ///< host memory
+  using queue_type = HostQueue;      ///< none
+  using parameter_type = Parameter;  ///< of weight, bias, running_mean, running_var and gradients
   template <class T>
-  using buffer = std::vector<T>;       ///< owning array
+  using buffer = std::vector<T>;  ///< owning array
 
   CpuBackend() = default;
   /// @brief With an executor. @param executor  copied.
@@ -130,10 +131,9 @@ class CpuBackend {
     cpu::TwoSums* partial = partial_sums_.data();
 
     const auto row = [&](Index channel, Index segment) {
-      partial[channel * grid.segments + segment] =
-          gradient_sums_of_segment(gradient.data() + channel * geometry.channel_stride[0],
-                                   source.data() + channel * geometry.channel_stride[1], geometry, grid, segment,
-                                   mean[channel]);
+      partial[channel * grid.segments + segment] = gradient_sums_of_segment(
+          gradient.data() + channel * geometry.channel_stride[0], source.data() + channel * geometry.channel_stride[1],
+          geometry, grid, segment, mean[channel]);
     };
     const auto columns = [&](Index channel, Index segment) {
       cpu::TwoSums block[cpu::lane_count];

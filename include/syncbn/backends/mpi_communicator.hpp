@@ -1,10 +1,9 @@
 #pragma once
 
-#include <mpi.h>
-
 #include <chrono>
 #include <climits>
 #include <memory>
+#include <mpi.h>
 #include <string>
 #include <utility>
 

@@ -9,9 +9,9 @@ namespace syncbn::inline v0 {
 /// @brief A group of one rank: nothing is exchanged, and code that would exchange is not even compiled in.
 class SingleProcessCommunicator {
  public:
-  using memory_space = HostSpace;                                  ///< host memory
-  using queue_type = HostQueue;                                    ///< none
-  static constexpr ErrorModel errors = ErrorModel::immediate;      ///< there are none
+  using memory_space = HostSpace;                              ///< host memory
+  using queue_type = HostQueue;                                ///< none
+  static constexpr ErrorModel errors = ErrorModel::immediate;  ///< there are none
 
   /// @brief Words whose sum over one rank is themselves.
   class frame {

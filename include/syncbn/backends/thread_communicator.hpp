@@ -8,9 +8,9 @@
 #include <thread>
 #include <vector>
 
+#include <syncbn/all_reduce.hpp>
 #include <syncbn/backends/detail/thread_group.hpp>
 #include <syncbn/concepts.hpp>
-#include <syncbn/all_reduce.hpp>
 
 namespace syncbn::inline v0 {
 

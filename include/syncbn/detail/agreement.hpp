@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
-#include <syncbn/rank_failure.hpp>
 #include <syncbn/detail/header.hpp>
+#include <syncbn/rank_failure.hpp>
 
 // The error round: how all ranks come to throw the same exception, by sums of frames of the header's size alone.
 // It runs only after a bad verdict, which all ranks have reached from the same words.

@@ -139,8 +139,8 @@ struct PropagateChannel {
   const double *mean_dy, *mean_dy_centred;
 
   SYNCBN_HOST_DEVICE PropagateCoefficients<P> operator()(Index c) const noexcept {
-    return propagate_coefficients<P>(mean[c], inverse_deviation[c], element_or(weight, weight_stride, c, 1),
-                                     mean_dy[c], mean_dy_centred[c]);
+    return propagate_coefficients<P>(mean[c], inverse_deviation[c], element_or(weight, weight_stride, c, 1), mean_dy[c],
+                                     mean_dy_centred[c]);
   }
 };
 

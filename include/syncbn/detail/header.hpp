@@ -12,11 +12,11 @@ namespace syncbn::inline v0::detail {
 inline constexpr Index header_frame_words = 512;  // 4 KiB, whatever the layer
 
 namespace header {
-inline constexpr Index leading = 0;      // 1 on each rank
-inline constexpr Index count = 1;        // values per channel
-inline constexpr Index failures = 2;     // 1 on a rank that failed before the exchange
-inline constexpr Index digits = 3;       // 4 digits of 16 bits, each as d and d^2
-inline constexpr Index payload = 16;     // the words between are kept for figures that ranks may come to reduce
+inline constexpr Index leading = 0;   // 1 on each rank
+inline constexpr Index count = 1;     // values per channel
+inline constexpr Index failures = 2;  // 1 on a rank that failed before the exchange
+inline constexpr Index digits = 3;    // 4 digits of 16 bits, each as d and d^2
+inline constexpr Index payload = 16;  // the words between are kept for figures that ranks may come to reduce
 inline constexpr Index trailing = header_frame_words - 1;  // 1 on each rank
 inline constexpr Index payload_capacity = trailing - payload;
 }  // namespace header

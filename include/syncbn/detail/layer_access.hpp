@@ -13,8 +13,7 @@ struct LayerAccess {
   // The same layer in another group, sharing state with `layer`.
   template <std::size_t Dims, class Backend, class From, class To>
   static BatchNorm<Dims, Backend, To> share(const BatchNorm<Dims, Backend, From>& layer, To communicator) {
-    return BatchNorm<Dims, Backend, To>(layer.options_, layer.exchange_.with(std::move(communicator)), layer.backend_,
-                                        layer.state_, layer.flags_);
+    return BatchNorm<Dims, Backend, To>(layer, layer.storage_, layer.exchange_.with(std::move(communicator)));
   }
 
   // A layer around an exchange that exists already.

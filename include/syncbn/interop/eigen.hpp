@@ -1,8 +1,8 @@
 #pragma once
 
-#include <Eigen/Core>
-
 #include <concepts>
+
+#include <Eigen/Core>
 
 #include <syncbn/scalar_kind.hpp>
 

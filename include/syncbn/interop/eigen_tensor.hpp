@@ -1,8 +1,8 @@
 #pragma once
 
-#include <unsupported/Eigen/CXX11/Tensor>
-
 #include <array>
+
+#include <unsupported/Eigen/CXX11/Tensor>
 
 #include <syncbn/interop/eigen.hpp>
 

@@ -57,9 +57,8 @@ template <class P, class Coefficients>
 class OneChannel {
  public:
   explicit OneChannel(const Coefficients& k) noexcept
-      : packets_(packets<P>(&k, [values = numbers(k)](std::size_t i) {
-          return packet_math::pset1<Packet<P>>(values[i]);
-        })) {}
+      : packets_(packets<P>(
+            &k, [values = numbers(k)](std::size_t i) { return packet_math::pset1<Packet<P>>(values[i]); })) {}
   const auto& at(Index) const noexcept { return packets_; }
 
  private:
@@ -80,9 +79,8 @@ class NeighbouringChannels {
     }
   }
   auto at(Index c) const noexcept {
-    return packets<P>(static_cast<const Coefficients*>(nullptr), [&](std::size_t i) {
-      return packet_math::ploadu<Packet<P>>(values_[i].data() + c);
-    });
+    return packets<P>(static_cast<const Coefficients*>(nullptr),
+                      [&](std::size_t i) { return packet_math::ploadu<Packet<P>>(values_[i].data() + c); });
   }
 
  private:

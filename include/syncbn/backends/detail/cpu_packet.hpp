@@ -1,11 +1,11 @@
 #pragma once
 
-#include <Eigen/Core>
-
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+
+#include <Eigen/Core>
 
 #include <syncbn/detail/config.hpp>
 #include <syncbn/scalar_kind.hpp>

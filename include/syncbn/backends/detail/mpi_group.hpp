@@ -1,11 +1,10 @@
 #pragma once
 
-#include <mpi.h>
-
 #include <chrono>
 #include <climits>
 #include <cstdint>
 #include <memory>
+#include <mpi.h>
 #include <string>
 #include <thread>
 #include <utility>

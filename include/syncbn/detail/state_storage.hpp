@@ -24,7 +24,7 @@ struct LayerFlags {
 };
 
 template <backend Backend>
-struct LayerState {
+struct StateStorage {
   using P = typename Backend::parameter_type;
   using View = TensorView<P, typename Backend::memory_space>;
   using ConstView = TensorView<const P, typename Backend::memory_space>;
@@ -36,7 +36,7 @@ struct LayerState {
   Buffer weight, bias, weight_grad, bias_grad, running_mean, running_var;
   typename Backend::template buffer<std::int64_t> num_batches_tracked;
 
-  LayerState(Index channel_count, const BatchNormOptions& options)
+  StateStorage(Index channel_count, const BatchNormOptions& options)
       : channels(channel_count), affine(options.affine), tracked(options.track_running_stats) {
     const auto size = static_cast<std::size_t>(channels);
     if (affine) {

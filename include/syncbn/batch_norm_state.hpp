@@ -1,0 +1,131 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <syncbn/detail/state_storage.hpp>
+#include <syncbn/options.hpp>
+
+namespace syncbn::inline v0 {
+
+/// @brief What a layer owns besides its group: parameters, gradients, running statistics, options and mode. The base of
+/// BatchNorm, which adds the passes. Copies are deep.
+/// @tparam Backend  in whose memory the tensors lie; its parameter type is theirs.
+template <class Backend>
+class BatchNormState {
+  using Storage = detail::StateStorage<Backend>;
+
+ public:
+  using Parameter = typename Backend::parameter_type;      ///< float or double
+  using ParameterView = typename Storage::View;            ///< of a per-channel tensor
+  using ConstParameterView = typename Storage::ConstView;  ///< of a per-channel tensor, read-only
+
+  /// @brief Weight 1, bias 0, running mean 0, running variance 1, counter 0, training mode.
+  /// @param channels  C. @param options  as PyTorch's. @param backend  the device. @throws Error if @p channels is negative.
+  BatchNormState(Index channels, const BatchNormOptions& options, Backend backend)
+      : options_(options), backend_(std::move(backend)) {
+    if (channels < 0) {
+      const std::string c = std::to_string(channels);
+      throw Error("Trying to create tensor with negative dimension " + c + ": [" + c + "]");
+    }
+    storage_ = std::make_shared<Storage>(channels, options);
+    storage_->reset_parameters(backend_);
+    flags_.tracks = options.track_running_stats;
+  }
+  /// @brief A state of its own with the same values. @param other  copied from.
+  BatchNormState(const BatchNormState& other)
+      : options_(other.options_),
+        backend_(other.backend_),
+        storage_(std::make_shared<Storage>(*other.storage_)),
+        flags_(other.flags_) {}
+  BatchNormState(BatchNormState&&) = default;  ///< The source may only be assigned to or destroyed afterwards.
+  /// @brief As the copy constructor. @param other  copied from. @return *this.
+  BatchNormState& operator=(const BatchNormState& other) { return *this = BatchNormState(other); }
+  BatchNormState& operator=(BatchNormState&&) = default;  ///< As the move constructor. @return *this.
+  ~BatchNormState() = default;
+
+  /// @brief C. @return as constructed.
+  Index channels() const noexcept { return storage_->channels; }
+  /// @brief eps, momentum and what was asked for at construction. @return the options.
+  const BatchNormOptions& options() const noexcept { return options_; }
+  /// @brief Changes eps. @param eps  the same on every rank.
+  void set_eps(double eps) noexcept { options_.eps = eps; }
+  /// @brief Changes momentum. @param momentum  the same on every rank; empty: cumulative average.
+  void set_momentum(std::optional<double> momentum) noexcept { options_.momentum = momentum; }
+
+  /// @brief Scale. @return one per channel; a view of nothing where affine is false.
+  ParameterView weight() noexcept { return detail::whole(storage_->weight); }
+  /// @copydoc weight()
+  ConstParameterView weight() const noexcept { return detail::whole(std::as_const(storage_->weight)); }
+  /// @brief Offset. @return one per channel; a view of nothing where affine is false.
+  ParameterView bias() noexcept { return detail::whole(storage_->bias); }
+  /// @copydoc bias()
+  ConstParameterView bias() const noexcept { return detail::whole(std::as_const(storage_->bias)); }
+  /// @brief Accumulated gradient of weight. @return likewise.
+  ParameterView weight_grad() noexcept { return detail::whole(storage_->weight_grad); }
+  /// @copydoc weight_grad()
+  ConstParameterView weight_grad() const noexcept { return detail::whole(std::as_const(storage_->weight_grad)); }
+  /// @brief Accumulated gradient of bias. @return likewise.
+  ParameterView bias_grad() noexcept { return detail::whole(storage_->bias_grad); }
+  /// @copydoc bias_grad()
+  ConstParameterView bias_grad() const noexcept { return detail::whole(std::as_const(storage_->bias_grad)); }
+  /// @brief Running mean. @return one per channel; a view of nothing where there are no running statistics.
+  ParameterView running_mean() noexcept { return detail::whole(storage_->running_mean); }
+  /// @copydoc running_mean()
+  ConstParameterView running_mean() const noexcept { return detail::whole(std::as_const(storage_->running_mean)); }
+  /// @brief Running unbiased variance. @return likewise.
+  ParameterView running_var() noexcept { return detail::whole(storage_->running_var); }
+  /// @copydoc running_var()
+  ConstParameterView running_var() const noexcept { return detail::whole(std::as_const(storage_->running_var)); }
+  /// @brief Whether there are running statistics, as asked for at construction. @return true if so.
+  bool has_running_stats() const noexcept { return storage_->tracked; }
+  /// @brief Training batches seen; those empty on all ranks do not count. @return 0 where nothing is tracked.
+  std::int64_t num_batches_tracked() const { return storage_->batches(backend_); }
+  /// @brief Sets the counter. @param batches  the same on every rank. Nothing where nothing is tracked.
+  void set_num_batches_tracked(std::int64_t batches) {
+    if (storage_->tracked) backend_.upload(&batches, Index{1}, storage_->num_batches_tracked.data());
+  }
+
+  /// @brief Training or evaluation. @param mode  false: evaluation.
+  void train(bool mode = true) noexcept { flags_.training = mode; }
+  /// @brief The same as train(false).
+  void eval() noexcept { flags_.training = false; }
+  /// @brief The mode. @return true in training.
+  bool is_training() const noexcept { return flags_.training; }
+  /// @brief Whether training updates running statistics. Those that exist stay, and evaluation goes on using them.
+  /// @param track  PyTorch's `track_running_stats` after construction.
+  void set_track_running_stats(bool track) noexcept { flags_.tracks = track; }
+  /// @brief The flag. @return as set.
+  bool tracks_running_stats() const noexcept { return flags_.tracks; }
+  /// @brief Which parameters backward() makes gradients for. @param weight  false: frozen. @param bias  likewise.
+  void set_requires_grad(bool weight, bool bias) noexcept {
+    flags_.weight_requires_grad = weight;
+    flags_.bias_requires_grad = bias;
+  }
+  /// @brief Zeroes weight_grad() and bias_grad().
+  void zero_grad() { storage_->zero_grad(backend_); }
+  /// @brief Running mean 0, running variance 1, counter 0.
+  void reset_running_stats() { storage_->reset_running_stats(backend_); }
+  /// @brief reset_running_stats(), weight 1, bias 0.
+  void reset_parameters() { storage_->reset_parameters(backend_); }
+  /// @brief The device. @return this layer's.
+  Backend& backend() noexcept { return backend_; }
+  /// @copydoc backend()
+  const Backend& backend() const noexcept { return backend_; }
+
+ protected:
+  /// @cond
+  // The state that another layer has, shared with it: conversion.
+  BatchNormState(const BatchNormState& other, const std::shared_ptr<Storage>& shared)
+      : options_(other.options_), backend_(other.backend_), storage_(shared), flags_(other.flags_) {}
+
+  BatchNormOptions options_;
+  Backend backend_;
+  std::shared_ptr<Storage> storage_;
+  detail::LayerFlags flags_;
+  /// @endcond
+};
+
+}  // namespace syncbn::inline v0
