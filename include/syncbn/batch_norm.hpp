@@ -1,8 +1,6 @@
 #pragma once
 
-#include <limits>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -130,46 +128,21 @@ class BatchNorm : public BatchNormState<Backend> {
   /// dx is that of the sum of all ranks' losses; the parameters' gradients are this rank's part of it, to be summed over
   /// ranks by whoever sums the other parameters' gradients.
   /// @param[in] dy  gradient of y. @shape{same as x} @param[in] x  as given to forward(). @param saved  from forward().
-  /// @param[out] dx  may be dy, or no_gradient. @shape{same as x}
-  /// @collective{one exchange if @p saved is of a synchronized forward(), also with no_gradient}
+  /// @param[out] dx  may be dy. @shape{same as x}
+  /// @collective{one exchange if @p saved is of a synchronized forward()}
   /// @throws ShapeError, Error  on every rank alike, before any state changes. @throws CommunicatorError  see there.
   template <readable_by<Backend> D, readable_by<Backend> X, class DX>
-    requires same_format_as<const D, const X> &&
-             (std::same_as<std::remove_cvref_t<DX>, NoGradient> || writable_by<DX, Backend>)
+    requires writable_by<DX, Backend> && same_format_as<const D, const X> && same_format_as<const X, DX>
   void backward(const D& dy, const X& x, const Saved& saved, DX&& dx) {
-    constexpr bool wants_dx = !std::same_as<std::remove_cvref_t<DX>, NoGradient>;
-    const bool synchronized = saved.synchronized && communicator().size() > 1;
-    RankFailure failure;
-    decltype(detail::read_only(view(dy))) gradient;
-    decltype(detail::read_only(view(x))) input;
-    failure.capture([&] {
-      gradient = detail::read_only(view(dy));
-      input = detail::read_only(view(x));
-      detail::check_backward(gradient, input, saved.extents());
-      check_channels("the layer", channels(), input.extent(1));
-      if constexpr (wants_dx) detail::check_input_gradient(view(dx), gradient, input);
-      local_sums_.reset(channels());
-      global_sums_.reset(channels());
-    });
-    if (synchronized) begin(input, "backward", 0, failure);
-    failure.capture([&] { accumulate(backend_, gradient, input, saved.statistics, local_sums_); });
-    if (synchronized) {
-      start_exchange(exchange_, backend_, local_sums_);
-      finish_exchange(exchange_, backend_, global_sums_);
-    } else {
-      failure.rethrow();
-    }
-    if constexpr (wants_dx) {
-      if (saved.batch_statistics) {
-        finalize(backend_, synchronized ? global_sums_ : local_sums_, saved.statistics, coefficients_);
-        propagate(backend_, gradient, input, saved.statistics, coefficients_, weight(), dx);
-      } else {
-        propagate(backend_, gradient, saved.statistics, weight(), dx);
-      }
-    }
-    add_parameter_gradients(backend_, local_sums_, saved.statistics,
-                            flags_.weight_requires_grad ? weight_grad() : ParameterView(),
-                            flags_.bias_requires_grad ? bias_grad() : ParameterView());
+    run_backward(dy, x, saved, dx);
+  }
+
+  /// @brief backward() where the input gradient is not wanted. @param dy  gradient of y. @param x  as given to forward().
+  /// @param saved  from forward(). @collective{the same exchange: the others may want theirs}
+  template <readable_by<Backend> D, readable_by<Backend> X>
+    requires same_format_as<const D, const X>
+  void backward(const D& dy, const X& x, const Saved& saved, NoGradient) {
+    run_backward(dy, x, saved, no_gradient);
   }
 
   // ---- Ranks ---------------------------------------------------------------------------------------------------------
@@ -236,7 +209,7 @@ class BatchNorm : public BatchNormState<Backend> {
       local_.reset(channels());
       if (synchronized) global_.reset(channels());
     });
-    if (synchronized) begin(input, "forward", update ? 1 : 0, failure);
+    if (synchronized) begin(input, "forward", update, failure);
     failure.capture([&] { accumulate(backend_, input, local_); });
     double count = 0;
     if (synchronized) {
@@ -266,17 +239,49 @@ class BatchNorm : public BatchNormState<Backend> {
     return scalar_kind<typename view_t<const X>::value_type>::value;
   }
 
+  template <class D, class X, class DX>
+  void run_backward(const D& dy, const X& x, const Saved& saved, DX& dx) {
+    constexpr bool wants_dx = !std::same_as<std::remove_const_t<DX>, NoGradient>;
+    const bool synchronized = saved.synchronized && communicator().size() > 1;
+    RankFailure failure;
+    decltype(detail::read_only(view(dy))) gradient;
+    decltype(detail::read_only(view(x))) input;
+    failure.capture([&] {
+      gradient = detail::read_only(view(dy));
+      input = detail::read_only(view(x));
+      detail::check_backward(gradient, input, saved.extents());
+      check_channels("the layer", channels(), input.extent(1));
+      if constexpr (wants_dx) detail::check_input_gradient(view(dx), gradient, input);
+      local_sums_.reset(channels());
+      global_sums_.reset(channels());
+      coefficients_.reset(channels());
+    });
+    if (synchronized) begin(input, "backward", false, failure);
+    failure.capture([&] { accumulate(backend_, gradient, input, saved.statistics, local_sums_); });
+    if (synchronized) {
+      start_exchange(exchange_, backend_, local_sums_);
+      finish_exchange(exchange_, backend_, global_sums_);
+    } else {
+      failure.rethrow();
+    }
+    if constexpr (wants_dx) {
+      if (saved.batch_statistics) {
+        finalize(backend_, synchronized ? global_sums_ : local_sums_, saved.statistics, coefficients_);
+        propagate(backend_, gradient, input, saved.statistics, coefficients_, weight(), dx);
+      } else {
+        propagate(backend_, gradient, saved.statistics, weight(), dx);
+      }
+    }
+    add_parameter_gradients(backend_, local_sums_, saved.statistics,
+                            flags_.weight_requires_grad ? weight_grad() : ParameterView(),
+                            flags_.bias_requires_grad ? bias_grad() : ParameterView());
+  }
+
   template <class Input>
-  void begin(const Input& input, const char* operation, unsigned update, RankFailure& failure) {
-    ExchangeCall call;
-    call.operation = operation;
-    call.channels = channels();
-    call.dims = Dims == any_dims ? -1 : static_cast<std::int64_t>(Dims);
-    call.kind = scalar_kind<typename Input::value_type>::value;
-    call.eps = options_.eps;
-    call.momentum = options_.momentum.value_or(std::numeric_limits<double>::quiet_NaN());
-    call.flags = (options_.affine ? 1U : 0U) | (flags_.tracks ? 2U : 0U) | (update << 2U);
-    call.batches = has_running_stats() ? num_batches_tracked() : -1;
+  void begin(const Input& input, const char* operation, bool update, RankFailure& failure) {
+    const std::int64_t call_dims = Dims == any_dims ? -1 : static_cast<std::int64_t>(Dims);
+    const ExchangeCall call =
+        this->describe_call(operation, call_dims, scalar_kind<typename Input::value_type>::value, update);
     const double count = failure.failed() ? 0 : static_cast<double>(elements_per_channel(input));
     begin_exchange(exchange_, backend_, call, count, failure);
   }

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include <syncbn/detail/call.hpp>
 #include <syncbn/detail/state_storage.hpp>
 #include <syncbn/options.hpp>
 
@@ -120,6 +122,20 @@ class BatchNormState {
   // The state that another layer has, shared with it: conversion.
   BatchNormState(const BatchNormState& other, const std::shared_ptr<Storage>& shared)
       : options_(other.options_), backend_(other.backend_), storage_(shared), flags_(other.flags_) {}
+
+  // What the ranks of a synchronized layer must agree about.
+  ExchangeCall describe_call(const char* operation, std::int64_t dims, ScalarKind kind, bool update) const {
+    ExchangeCall call;
+    call.operation = operation;
+    call.channels = channels();
+    call.dims = dims;
+    call.kind = kind;
+    call.eps = options_.eps;
+    call.momentum = options_.momentum.value_or(std::numeric_limits<double>::quiet_NaN());
+    call.flags = (options_.affine ? 1U : 0U) | (flags_.tracks ? 2U : 0U) | (update ? 4U : 0U);
+    call.batches = has_running_stats() ? num_batches_tracked() : -1;
+    return call;
+  }
 
   BatchNormOptions options_;
   Backend backend_;
