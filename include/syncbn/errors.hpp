@@ -22,8 +22,8 @@ class ShapeError : public std::invalid_argument {
 
 /// @brief The fabric failed: a deadline passed, a rank is gone, frames do not match.
 ///
-/// The communicator that threw it is not usable any more (`usable()` is false); the layer's state is untouched and the
-/// layer goes on with another communicator.
+/// The communicator cannot be used any more: after a deadline or an error of the fabric its `usable()` is false and every
+/// call throws at once. The layer's state is untouched, and the layer goes on with another communicator.
 class CommunicatorError : public Error {
  public:
   using Error::Error;

@@ -9,6 +9,8 @@
 /// The mathematics of one channel: pure functions of doubles, for host and device. docs/numerics.md derives the bounds.
 
 namespace syncbn::inline v0 {
+// Whether products and sums are fused depends on the -m flags: code compiled with different ones has different names.
+inline namespace SYNCBN_CPU_ISA {
 
 /// @brief Count, mean and sum of squared deviations from the mean of one channel.
 struct ChannelMoments {
@@ -156,4 +158,5 @@ SYNCBN_HOST_DEVICE inline PropagateCoefficients<P> propagate_coefficients(double
           static_cast<P>((rest * slope - dy_rest) * scale)};
 }
 
+}  // namespace SYNCBN_CPU_ISA
 }  // namespace syncbn::inline v0

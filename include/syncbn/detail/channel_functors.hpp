@@ -7,6 +7,7 @@
 // Named types rather than lambdas, so that device compilers take them without extensions.
 
 namespace syncbn::inline v0::detail {
+inline namespace SYNCBN_CPU_ISA {
 
 // An element of an optional parameter; `otherwise` where there is none.
 template <class P>
@@ -217,4 +218,5 @@ struct CopyPairs {
   }
 };
 
+}  // namespace SYNCBN_CPU_ISA
 }  // namespace syncbn::inline v0::detail
