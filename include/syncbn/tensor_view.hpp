@@ -50,7 +50,7 @@ class TensorView {
     }
   }
 
-  /// @copydoc TensorView(T*,std::span<const Index>)
+  /// @brief The same with the extents in braces. @param data  first element. @param extents  one per dimension.
   constexpr TensorView(T* data, std::initializer_list<Index> extents)
       : TensorView(data, std::span<const Index>(extents.begin(), extents.size())) {}
 
@@ -67,7 +67,8 @@ class TensorView {
     for (int d = 0; d < rank_; ++d) strides_[at(d)] = strides[at(d)];
   }
 
-  /// @copydoc TensorView(T*,std::span<const Index>,std::span<const Index>)
+  /// @brief The same with both in braces. @param data  first element. @param extents  one per dimension.
+  /// @param strides  in elements.
   constexpr TensorView(T* data, std::initializer_list<Index> extents, std::initializer_list<Index> strides)
       : TensorView(data, std::span<const Index>(extents.begin(), extents.size()),
                    std::span<const Index>(strides.begin(), strides.size())) {}

@@ -3,9 +3,10 @@
 #include <chrono>
 #include <climits>
 #include <memory>
-#include <mpi.h>
 #include <string>
 #include <utility>
+
+#include <mpi.h>
 
 #include <syncbn/backends/detail/mpi_group.hpp>
 #include <syncbn/concepts.hpp>

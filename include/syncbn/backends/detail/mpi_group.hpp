@@ -4,10 +4,11 @@
 #include <climits>
 #include <cstdint>
 #include <memory>
-#include <mpi.h>
 #include <string>
 #include <thread>
 #include <utility>
+
+#include <mpi.h>
 
 #include <syncbn/backends/detail/frame_pool.hpp>
 #include <syncbn/errors.hpp>
