@@ -114,7 +114,7 @@ class BatchNorm : public BatchNormState<Backend> {
                          output);
       return;
     }
-    check_more_than_one_value(static_cast<double>(elements_per_channel(input)), shape_text(input.extents()));
+    check_more_than_one_value(input);
     Backend backend = backend_;
     Moments<Backend> moments(channels());
     Statistics<Backend> statistics;
@@ -215,11 +215,11 @@ class BatchNorm : public BatchNormState<Backend> {
     if (synchronized) {
       start_exchange(exchange_, backend_, local_);
       count = finish_exchange(exchange_, backend_, local_, kind_of<X>(), global_);
-      check_more_than_one_value(count, "1 (over all " + std::to_string(communicator().size()) + " ranks)");
+      check_more_than_one_value(count, communicator().size());
     } else {
       failure.rethrow();
       count = static_cast<double>(elements_per_channel(input));
-      check_more_than_one_value(count, shape_text(input.extents()));
+      check_more_than_one_value(input);
     }
     finalize(backend_, synchronized ? global_ : local_, options_.eps, saved.statistics);
     saved.batch_statistics = true;

@@ -32,7 +32,7 @@ void check_functional(const X& x, const Y& y, const Tensors& tensors, bool train
   if (!training && tensors.running_mean.data() == nullptr)
     throw Error("running_mean must be defined in evaluation mode");
   if (!training && tensors.running_var.data() == nullptr) throw Error("running_var must be defined in evaluation mode");
-  if (training) check_more_than_one_value(static_cast<double>(elements_per_channel(x)), shape_text(x.extents()));
+  if (training) check_more_than_one_value(x);
   check_optional("running_mean", tensors.running_mean, x.extent(1));
   check_optional("running_var", tensors.running_var, x.extent(1));
   check_optional("weight", tensors.weight, x.extent(1));

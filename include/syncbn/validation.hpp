@@ -35,14 +35,16 @@ Index elements_per_channel(const TensorView<T, Space>& x) noexcept {
 /// @param rank  of the input. @throws ShapeError if not.
 template <std::size_t Dims>
 void check_rank(int rank) {
-  const std::string got = " input (got " + std::to_string(rank) + "D input)";
+  const auto fail = [rank](const std::string& expected) {
+    throw ShapeError("expected " + expected + " input (got " + std::to_string(rank) + "D input)");
+  };
   if constexpr (Dims == any_dims) {
-    if (rank < 2) throw ShapeError("expected at least 2D" + got);
+    if (rank < 2) fail("at least 2D");
   } else if constexpr (Dims == 1) {
-    if (rank != 2 && rank != 3) throw ShapeError("expected 2D or 3D" + got);
+    if (rank != 2 && rank != 3) fail("2D or 3D");
   } else {
     constexpr int expected = static_cast<int>(Dims) + 2;
-    if (rank != expected) throw ShapeError("expected " + std::to_string(expected) + "D" + got);
+    if (rank != expected) fail(std::to_string(expected) + "D");
   }
 }
 
@@ -63,10 +65,20 @@ inline void check_same_shape(const char* name, std::span<const Index> extents, c
                    shape_text(other));
 }
 
-/// @brief Whether batch statistics can be taken of so many values. @param count  per channel, all ranks together.
-/// @param size  what PyTorch prints as the input's size. @throws ShapeError if it is exactly 1.
-inline void check_more_than_one_value(double count, const std::string& size) {
-  if (count == 1) throw ShapeError("Expected more than 1 value per channel when training, got input size " + size);
+/// @brief Whether batch statistics can be taken of a tensor. @param x  activations, rank >= 2.
+/// @throws ShapeError if it has exactly 1 value per channel.
+template <class T, class Space>
+void check_more_than_one_value(const TensorView<T, Space>& x) {
+  if (elements_per_channel(x) != 1) return;
+  throw ShapeError("Expected more than 1 value per channel when training, got input size " + shape_text(x.extents()));
+}
+
+/// @brief The same for the tensors of all ranks together. @param count  values per channel. @param ranks  how many.
+/// @throws ShapeError if there is exactly 1 value per channel.
+inline void check_more_than_one_value(double count, int ranks) {
+  if (count != 1) return;
+  throw ShapeError("Expected more than 1 value per channel when training, got input size 1 (over all " +
+                   std::to_string(ranks) + " ranks)");
 }
 
 namespace detail {
