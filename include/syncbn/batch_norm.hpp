@@ -26,7 +26,6 @@ namespace syncbn::inline v0 {
 /// @source{Ioffe and Szegedy 2015}
 template <std::size_t Dims, class Backend, class Communicator>
 class BatchNorm : public BatchNormState<Backend> {
-  static_assert(check_backend<Backend>());
   static_assert(check_communicator<Communicator>());
   static_assert(check_reaches_memory_of<Communicator, Backend>());
   static_assert(Dims == 1 || Dims == 2 || Dims == 3 || Dims == any_dims, "BatchNorm: Dims is 1, 2, 3 or any_dims");
@@ -190,7 +189,7 @@ class BatchNorm : public BatchNormState<Backend> {
     saved.prepare(input);
     saved.batch_statistics = false;
     saved.synchronized = false;
-    use_running<Backend, Parameter>(backend_, running_mean(), running_var(), options_.eps, saved.statistics);
+    use_running(backend_, running_mean(), running_var(), options_.eps, saved.statistics);
     normalize(backend_, input, saved.statistics, weight(), bias(), output);
   }
 
@@ -214,7 +213,7 @@ class BatchNorm : public BatchNormState<Backend> {
     double count = 0;
     if (synchronized) {
       start_exchange(exchange_, backend_, local_);
-      count = finish_exchange(exchange_, backend_, local_, kind_of<X>(), global_);
+      count = finish_exchange(exchange_, backend_, local_, global_);
       check_more_than_one_value(count, communicator().size());
     } else {
       failure.rethrow();
@@ -232,11 +231,6 @@ class BatchNorm : public BatchNormState<Backend> {
     const double momentum = options_.momentum ? *options_.momentum : 1 / static_cast<double>(num_batches_tracked() + 1);
     update_running(backend_, statistics, momentum, running_mean(), running_var());
     backend_.for_each_channel(Index{1}, detail::AddOne{storage_->num_batches_tracked.data()});
-  }
-
-  template <class X>
-  static constexpr ScalarKind kind_of() noexcept {
-    return scalar_kind<typename view_t<const X>::value_type>::value;
   }
 
   template <class D, class X, class DX>

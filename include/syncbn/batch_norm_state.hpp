@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include <syncbn/check.hpp>
 #include <syncbn/detail/call.hpp>
 #include <syncbn/detail/state_storage.hpp>
 #include <syncbn/options.hpp>
@@ -17,6 +18,8 @@ namespace syncbn::inline v0 {
 /// @tparam Backend  in whose memory the tensors lie; its parameter type is theirs.
 template <class Backend>
 class BatchNormState {
+  static_assert(check_backend<Backend>());
+
   using Storage = detail::StateStorage<Backend>;
 
  public:

@@ -15,9 +15,11 @@ consteval bool check_tensor() {
   static_assert(tensor<T>,
                 "tensor: no specialisation  template <> struct syncbn::tensor_traits<T>  with  static auto "
                 "view(T&)  and  static auto view(const T&)  that return a syncbn::TensorView");
-  static_assert(known_scalar<typename view_t<T>::element_type>,
-                "tensor: no specialisation  template <> struct syncbn::scalar_kind<Element>  with  static constexpr "
-                "syncbn::ScalarKind value");
+  static_assert(
+      known_scalar<typename view_t<T>::element_type>,
+      "tensor: no specialisation  template <> struct syncbn::scalar_kind<Element>  with  static constexpr "
+      "syncbn::ScalarKind value, or Element has not the size of that format (of foreign types, only 16-bit ones are "
+      "taken)");
   return true;
 }
 
@@ -50,7 +52,8 @@ consteval bool check_backend() {
                 "queue_type& queue() noexcept");
   static_assert(has_buffers<B>, "backend: lacks  template <class T> using buffer  with data(), size() and resize(n)");
   static_assert(copies_to_host<B>,
-                "backend: lacks  void download(const T* from, Index n, T* to)  or  void upload(const T*, Index, T*)");
+                "backend: lacks  void download(const T* from, Index n, T* to) const  or  void upload(const T*, Index, "
+                "T*)  for parameter_type and std::int64_t");
   static_assert(runs_channel_functors<B>, "backend: lacks  void for_each_channel(Index channels, F f)");
   static_assert(states_its_formats<B>, "backend: lacks  static constexpr bool accepts(syncbn::ScalarKind)");
   static_assert(accumulates_moments<B, typename B::parameter_type>,

@@ -19,19 +19,21 @@ namespace syncbn::inline v0 {
 
 /// @brief The TensorView that `view(t)` gives for a `T&` or `const T&`.
 template <class T>
-using view_t = decltype(view(std::declval<T&>()));
+using view_t = std::invoke_result_t<const detail::ViewFunction&, T&>;
 
 /// @brief `tensor_traits<T>` makes a TensorView of it.
 template <class T>
-concept tensor = requires(T& t) { view(t); };
+concept tensor = requires(T& t) { tensor_traits<std::remove_cvref_t<T>>::view(t); };
 
 /// @brief The elements of the tensor can be written.
 template <class T>
 concept writable_tensor = tensor<T> && !std::is_const_v<typename view_t<T>::element_type>;
 
-/// @brief Its element type has a `scalar_kind`.
+/// @brief It has a `scalar_kind`, is as large as that format and trivially copyable. Types that are not the library's own
+/// can have 16 bits only: others cannot be read through a pointer to float or double.
 template <class T>
-concept known_scalar = requires { scalar_kind<std::remove_const_t<T>>::value; };
+concept known_scalar = requires { scalar_kind<std::remove_const_t<T>>::value; } &&
+                       detail::holds_bits_of<std::remove_const_t<T>, scalar_kind<std::remove_const_t<T>>::value>;
 
 // ---- Communicators ---------------------------------------------------------------------------------------------------
 
@@ -128,18 +130,22 @@ concept names_its_types = requires(B& b) {
 
 /// @brief `B::buffer<T>`: an owning array with `data()`, `size()` and `resize(n)` that keeps what it has, new entries 0.
 template <class B>
-concept has_buffers = std::copyable<typename B::template buffer<double>> &&
-                      requires(typename B::template buffer<double>& buffer, const double* device, double* host) {
-                        buffer.resize(std::size_t{1});
-                        { buffer.data() } -> std::same_as<double*>;
-                        { buffer.size() } -> std::convertible_to<std::size_t>;
-                      };
+concept has_buffers =
+    std::copyable<typename B::template buffer<double>> && std::copyable<typename B::template buffer<std::int64_t>> &&
+    requires(typename B::template buffer<double>& buffer, const double* device, double* host) {
+      buffer.resize(std::size_t{1});
+      { buffer.data() } -> std::same_as<double*>;
+      { buffer.size() } -> std::convertible_to<std::size_t>;
+    };
 
-/// @brief `download(from, n, to)` and `upload(from, n, to)` copy between its memory and the host's.
+/// @brief `download(from, n, to)`, const, and `upload(from, n, to)` copy parameters and integers between its memory and
+/// the host's.
 template <class B>
-concept copies_to_host = requires(B& b, const double* from, Index n, double* to) {
-  b.download(from, n, to);
-  b.upload(from, n, to);
+concept copies_to_host = requires(B& b, const B& c, typename B::parameter_type* p, std::int64_t* i) {
+  c.download(p, Index{1}, p);
+  c.download(i, Index{1}, i);
+  b.upload(p, Index{1}, p);
+  b.upload(i, Index{1}, i);
 };
 
 namespace detail {
@@ -211,17 +217,20 @@ concept in_memory_of = tensor<T> && std::same_as<typename view_t<T>::memory_spac
 
 /// @brief The backend takes its element format.
 template <class T, class B>
-concept in_format_of = tensor<T> && known_scalar<typename view_t<T>::element_type> &&
-                       std::bool_constant<B::accepts(scalar_kind<typename view_t<T>::value_type>::value)>::value;
+concept in_format_of = std::bool_constant<B::accepts(scalar_kind<typename view_t<T>::value_type>::value)>::value;
 
+namespace detail {
+template <class T>
+using format_of = std::integral_constant<ScalarKind, scalar_kind<typename view_t<T>::value_type>::value>;
+}
 /// @brief Both tensors have the same element format.
 template <class T, class U>
-concept same_format_as = std::bool_constant<scalar_kind<typename view_t<T>::value_type>::value ==
-                                            scalar_kind<typename view_t<U>::value_type>::value>::value;
+concept same_format_as = std::is_same_v<detail::format_of<T>, detail::format_of<U>>;
 
 /// @brief A tensor that kernels of backend B can read.
 template <class T, class B>
-concept readable_by = tensor<T> && in_memory_of<T, B> && in_format_of<T, B>;
+concept readable_by =
+    tensor<T> && known_scalar<typename view_t<T>::element_type> && in_memory_of<T, B> && in_format_of<T, B>;
 
 /// @brief A tensor that kernels of backend B can write.
 template <class T, class B>

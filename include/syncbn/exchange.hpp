@@ -30,7 +30,7 @@ concept numbers_layers = requires(C& c) {
 /// The sizes are functions of the number of channels alone; empty ranks and ranks that failed send the same frames.
 /// Words are summed as they are packed, so a result depends on the communicator's order of summation only.
 /// @tparam Communicator  the fabric.
-template <communicator Communicator>
+template <class Communicator>
 class Exchange {
   static_assert(Communicator::errors == ErrorModel::immediate, "Exchange: deferred errors are not available here");
 
@@ -153,6 +153,9 @@ class Exchange {
     start_payload(pack);
     return finish_payload();
   }
+
+  /// @brief The call that begin() opened. @return as given.
+  const ExchangeCall& call() const noexcept { return call_; }
 
   /// @brief Values per channel on all ranks, after finish(). @return the sum of the counts given to begin().
   double total_count() const noexcept { return total_count_; }

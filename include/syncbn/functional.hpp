@@ -71,8 +71,7 @@ SavedForward<Backend> batch_norm(
     accumulate(backend, input, moments);
     finalize(backend, moments, eps, saved.statistics);
   } else {
-    using P = typename Backend::parameter_type;
-    use_running<Backend, P>(backend, tensors.running_mean, tensors.running_var, eps, saved.statistics);
+    use_running(backend, tensors.running_mean, tensors.running_var, eps, saved.statistics);
   }
   normalize(backend, input, saved.statistics, tensors.weight, tensors.bias, output);
   if (training) update_running(backend, saved.statistics, momentum, tensors.running_mean, tensors.running_var);

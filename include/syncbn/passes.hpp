@@ -20,7 +20,7 @@ namespace syncbn::inline v0 {
 
 /// @brief Per-channel moments of everything accumulated so far: local ones before an exchange, global ones after it.
 /// @tparam Backend  in whose memory they lie.
-template <backend Backend>
+template <class Backend>
 class Moments {
  public:
   /// @brief Of nothing. @param channels  how many.
@@ -50,7 +50,7 @@ class Moments {
 
 /// @brief What normalizes a batch, and what its backward pass needs: a value, owns its O(channels) numbers.
 /// @tparam Backend  in whose memory they lie.
-template <backend Backend>
+template <class Backend>
 class Statistics {
  public:
   /// @brief Room for channels. @param channels  how many.
@@ -86,7 +86,7 @@ class Statistics {
 
 /// @brief Two words for each channel that add up over micro-batches and ranks.
 /// @tparam Backend  in whose memory they lie. @tparam Tag  tells the kinds of pairs apart.
-template <backend Backend, class Tag>
+template <class Backend, class Tag>
 class ChannelPairs {
  public:
   /// @brief Zeros. @param channels  how many.
@@ -114,11 +114,11 @@ class ChannelPairs {
 };
 
 /// @brief sum(dy) and sum(dy * (x - mean)) per channel.
-template <backend Backend>
+template <class Backend>
 using GradientSums = ChannelPairs<Backend, struct SumsTag>;
 
 /// @brief sum(dy) / n and sum(dy * (x - mean)) / n per channel, all ranks together.
-template <backend Backend>
+template <class Backend>
 using GradientCoefficients = ChannelPairs<Backend, struct MeansTag>;
 
 // ---- Forward ---------------------------------------------------------------------------------------------------------
@@ -146,27 +146,29 @@ void finalize(Backend& backend, const Moments<Backend>& moments, double eps, Sta
 /// @brief Statistics of inference: the running ones. @param backend  whose memory.
 /// @param running_mean  one per channel. @param running_var  one per channel. @param eps  added inside the root.
 /// @param statistics  filled; its count is 0.
-template <backend Backend, class P>
-void use_running(Backend& backend, TensorView<const P, typename Backend::memory_space> running_mean,
-                 TensorView<const P, typename Backend::memory_space> running_var, double eps,
-                 Statistics<Backend>& statistics) {
+template <backend Backend>
+void use_running(Backend& backend,
+                 TensorView<const typename Backend::parameter_type, typename Backend::memory_space> running_mean,
+                 TensorView<const typename Backend::parameter_type, typename Backend::memory_space> running_var,
+                 double eps, Statistics<Backend>& statistics) {
   statistics.resize(running_mean.extent(0));
-  backend.for_each_channel(running_mean.extent(0),
-                           detail::UseRunning<P>{running_mean.data(), running_mean.stride(0), running_var.data(),
-                                                 running_var.stride(0), eps, statistics.count(), statistics.mean(),
-                                                 statistics.variance(), statistics.inverse_deviation()});
+  backend.for_each_channel(
+      running_mean.extent(0),
+      detail::UseRunning<typename Backend::parameter_type>{
+          running_mean.data(), running_mean.stride(0), running_var.data(), running_var.stride(0), eps,
+          statistics.count(), statistics.mean(), statistics.variance(), statistics.inverse_deviation()});
 }
 
 /// @brief running = (1 - momentum) * running + momentum * value, the variance unbiased. Nothing if fewer than 2 values.
 /// @param backend  whose memory. @param statistics  of the batch. @param momentum  weight of the batch.
 /// @param running_mean  one per channel, or a view of nothing. @param running_var  likewise.
-template <backend Backend, class P>
+template <backend Backend>
 void update_running(Backend& backend, const Statistics<Backend>& statistics, double momentum,
-                    TensorView<P, typename Backend::memory_space> running_mean,
-                    TensorView<P, typename Backend::memory_space> running_var) {
-  backend.for_each_channel(
-      statistics.channels(),
-      detail::UpdateRunning<P>{statistics.count(), statistics.mean(), statistics.variance(), momentum,
+                    TensorView<typename Backend::parameter_type, typename Backend::memory_space> running_mean,
+                    TensorView<typename Backend::parameter_type, typename Backend::memory_space> running_var) {
+  backend.for_each_channel(statistics.channels(),
+                           detail::UpdateRunning<typename Backend::parameter_type>{
+                               statistics.count(), statistics.mean(), statistics.variance(), momentum,
                                running_mean.data(), running_mean.stride(0), running_var.data(), running_var.stride(0)});
 }
 
@@ -218,14 +220,14 @@ void finalize(Backend& backend, const GradientSums<Backend>& sums, const Statist
 /// @brief Adds the gradients of weight and bias: local sums, as data-parallel training wants them.
 /// @param backend  whose memory. @param sums  this rank's own. @param statistics  that normalized x.
 /// @param weight_grad  one per channel, or a view of nothing. @param bias_grad  likewise.
-template <backend Backend, class P>
+template <backend Backend>
 void add_parameter_gradients(Backend& backend, const GradientSums<Backend>& sums, const Statistics<Backend>& statistics,
-                             TensorView<P, typename Backend::memory_space> weight_grad,
-                             TensorView<P, typename Backend::memory_space> bias_grad) {
-  backend.for_each_channel(
-      sums.channels(),
-      detail::AddParameterGradients<P>{sums.dy(), sums.dy_centred(), statistics.inverse_deviation(), weight_grad.data(),
-                                       weight_grad.stride(0), bias_grad.data(), bias_grad.stride(0)});
+                             TensorView<typename Backend::parameter_type, typename Backend::memory_space> weight_grad,
+                             TensorView<typename Backend::parameter_type, typename Backend::memory_space> bias_grad) {
+  backend.for_each_channel(sums.channels(),
+                           detail::AddParameterGradients<typename Backend::parameter_type>{
+                               sums.dy(), sums.dy_centred(), statistics.inverse_deviation(), weight_grad.data(),
+                               weight_grad.stride(0), bias_grad.data(), bias_grad.stride(0)});
 }
 
 /// @brief The input gradient where batch statistics normalized x.

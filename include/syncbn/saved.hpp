@@ -10,7 +10,7 @@ namespace syncbn::inline v0 {
 /// @brief What a forward pass keeps for its backward pass: a value that owns its O(channels) numbers, may be copied, and
 /// may outlive the layer. Later forward passes do not touch it.
 /// @tparam Backend  in whose memory the numbers lie.
-template <backend Backend>
+template <class Backend>
 struct SavedForward {
   Statistics<Backend> statistics;                                  ///< what normalized x
   bool batch_statistics = false;                                   ///< of the batch (true) or running (false)

@@ -108,6 +108,11 @@ struct storage_of<ScalarKind::f64> {
 template <class T>
 using storage_t = typename storage_of<scalar_kind<std::remove_const_t<T>>::value>::type;
 
+template <class T, ScalarKind Kind>
+inline constexpr bool holds_bits_of =
+    std::is_same_v<T, typename storage_of<Kind>::type> ||
+    (sizeof(T) == 2 && sizeof(typename storage_of<Kind>::type) == 2 && std::is_trivially_copyable_v<T>);
+
 // 16-bit elements are afterwards read and written by memcpy only, so that no aliasing rule is broken.
 template <class T, class Space>
 auto storage_view(TensorView<T, Space> v) {
@@ -116,8 +121,8 @@ auto storage_view(TensorView<T, Space> v) {
   if constexpr (std::is_same_v<Value, Storage>) {
     return v;
   } else {
-    static_assert(sizeof(Value) == sizeof(Storage) && std::is_trivially_copyable_v<Value>,
-                  "scalar_kind<T>: T must be trivially copyable and of the size of its format");
+    static_assert(holds_bits_of<Value, scalar_kind<Value>::value>,
+                  "scalar_kind<T>: T is not of the size of its format; of foreign types, only 16-bit ones are taken");
     using Result = std::conditional_t<std::is_const_v<T>, const Storage, Storage>;
     using Void = std::conditional_t<std::is_const_v<T>, const void, void>;
     return TensorView<Result, Space>(static_cast<Result*>(static_cast<Void*>(v.data())), v.extents(), v.strides());

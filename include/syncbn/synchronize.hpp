@@ -45,18 +45,18 @@ void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const Gr
 
 /// @brief Waits for the moments of all ranks; where the mean dwarfs the deviation of a channel, all ranks do a second sum
 /// about the common mean (docs/numerics.md).
-/// @param exchange  started. @param backend  whose memory. @param local  as sent. @param kind  format of the data.
+/// @param exchange  started. @param backend  whose memory. @param local  as sent.
 /// @param global    filled; may not be @p local. @return values per channel on all ranks.
 /// @throws as Exchange::finish.
 template <communicator Communicator, backend Backend>
 double finish_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local,
-                       ScalarKind kind, Moments<Backend>& global) {
+                       Moments<Backend>& global) {
   const Index channels = local.channels();
   const double* sums = exchange.finish();
   const double count = exchange.total_count();
   bool again = false;
   for (Index c = 0; c < channels && !again; ++c) {
-    again = needs_centred_sums(count, {sums[2 * c], sums[2 * c + 1]}, cancellation_limit(kind));
+    again = needs_centred_sums(count, {sums[2 * c], sums[2 * c + 1]}, cancellation_limit(exchange.call().kind));
   }
   if (global.channels() != channels) global.reset(channels);
   const MomentsPointers to = global.pointers();
@@ -76,8 +76,9 @@ double finish_exchange(Exchange<Communicator>& exchange, Backend& backend, const
 template <communicator Communicator, backend Backend>
 void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& global) {
   const double* sums = exchange.finish();
-  backend.for_each_channel(global.channels(),
-                           detail::CopyPairs{sums, sums + 1, global.dy(), global.dy_centred(), 2, 1});
+  const Index channels = exchange.call().channels;
+  if (global.channels() != channels) global.reset(channels);
+  backend.for_each_channel(channels, detail::CopyPairs{sums, sums + 1, global.dy(), global.dy_centred(), 2, 1});
 }
 
 }  // namespace syncbn::inline v0

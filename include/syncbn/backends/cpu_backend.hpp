@@ -213,7 +213,7 @@ class CpuBackend {
 
   // Rows where a channel's elements are neighbours or nothing is; columns where channels are, eight at a time, and rows
   // for those left over. Both give the same bits.
-  template <int Operands, class Row, class Columns>
+  template <std::size_t Operands, class Row, class Columns>
   void run_over_channels(const cpu::Geometry<Operands>& geometry, const cpu::Grid& grid, const Row& row,
                          const Columns& columns) const {
     const bool in_columns = geometry.contiguous_channels() && !geometry.contiguous_runs();
@@ -235,7 +235,7 @@ class CpuBackend {
     constexpr std::size_t inputs = sizeof...(T);
     const auto target = syncbn::detail::storage_view(out);
     using Storage = typename decltype(target)::value_type;
-    const cpu::Geometry<static_cast<int>(inputs) + 1> geometry(in..., out);
+    const cpu::Geometry<inputs + 1> geometry(in..., out);
     if (geometry.elements == 0) return;
     const std::array<const Storage*, inputs> from{syncbn::detail::storage_view(in).data()...};
     const cpu::Grid grid(geometry.elements);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <concepts>
+#include <memory>
 #include <utility>
 
 #include <syncbn/tensor_view.hpp>
@@ -30,20 +31,21 @@ class SerialExecutor {
 
 /// @brief A framework's own parallel loop as an executor.
 /// @tparam Loop  callable as `loop(n, task)`; it calls `task(i)` for each i in [0, n) and waits for all.
-template <std::copyable Loop>
+template <class Loop>
 class ParallelFor {
  public:
-  /// @brief Wraps a loop. @param loop  copied; what it refers to must outlive the executor.
-  explicit ParallelFor(Loop loop) : loop_(std::move(loop)) {}
+  /// @brief Wraps a loop. @param loop  a lambda may capture; what it refers to must outlive the executor and its copies.
+  explicit ParallelFor(Loop loop) : loop_(std::make_shared<const Loop>(std::move(loop))) {}
 
   /// @brief Runs the tasks. @param tasks  how many. @param task  called with 0 to tasks - 1, on the loop's threads.
   template <class Task>
   void run(Index tasks, const Task& task) const {
-    loop_(tasks, task);
+    (*loop_)(tasks, task);
   }
 
  private:
-  Loop loop_;
+  // Shared, because a lambda that captures cannot be assigned and executors can.
+  std::shared_ptr<const Loop> loop_;
 };
 
 }  // namespace syncbn::inline v0

@@ -23,7 +23,7 @@ struct LayerFlags {
   bool bias_requires_grad = true;
 };
 
-template <backend Backend>
+template <class Backend>
 struct StateStorage {
   using P = typename Backend::parameter_type;
   using View = TensorView<P, typename Backend::memory_space>;

@@ -22,7 +22,7 @@ TensorView<Element> view_of_eigen_tensor(Element* data, const T& t) {
   Index stride = 1;
   for (int i = 0; i < rank; ++i) {
     const int d = static_cast<int>(T::Layout) == static_cast<int>(Eigen::RowMajor) ? rank - 1 - i : i;
-    extents[static_cast<std::size_t>(d)] = static_cast<Index>(t.dimension(d));
+    extents[static_cast<std::size_t>(d)] = static_cast<Index>(t.dimension(static_cast<std::size_t>(d)));
     strides[static_cast<std::size_t>(d)] = stride;
     stride *= extents[static_cast<std::size_t>(d)];
   }

@@ -36,9 +36,9 @@ struct Grid {
 
 // The common iteration space of `Operands` tensors of the same extents. Neighbouring dimensions that all operands can
 // walk as one are merged, so that the innermost run is as long as possible.
-template <int Operands>
+template <std::size_t Operands>
 struct Geometry {
-  static constexpr int most_dims = max_rank - 1;
+  static constexpr std::size_t most_dims = static_cast<std::size_t>(max_rank - 1);
 
   Index channels = 0;
   Index elements = 0;  // per channel
@@ -64,7 +64,7 @@ struct Geometry {
   }
 
   Index run_length() const noexcept { return extent[inner()]; }
-  Index run_stride(int operand) const noexcept { return stride[inner()][static_cast<std::size_t>(operand)]; }
+  Index run_stride(std::size_t operand) const noexcept { return stride[inner()][operand]; }
   bool contiguous_runs() const noexcept {
     bool result = true;
     for (const Index s : stride[inner()]) result = result && s == 1;
@@ -90,7 +90,7 @@ struct Geometry {
 };
 
 // A place in a channel: the offset of each operand there, and how far the innermost run still goes.
-template <int Operands>
+template <std::size_t Operands>
 class Cursor {
  public:
   Cursor(const Geometry<Operands>& geometry, Index element) noexcept : geometry_(&geometry) {
@@ -102,7 +102,7 @@ class Cursor {
     }
   }
 
-  Index offset(int operand) const noexcept { return offset_[static_cast<std::size_t>(operand)]; }
+  Index offset(std::size_t operand) const noexcept { return offset_[operand]; }
   Index run() const noexcept { return geometry_->run_length() - index_[inner()]; }
 
   // count <= run(). One past the last element of the channel, offsets mean nothing.
@@ -129,9 +129,9 @@ class Cursor {
 
 // `count` elements of one operand from the cursor on, as Compute: in place where they lie as a kernel wants them,
 // otherwise gathered and converted into `buffer`.
-template <class Compute, class Storage, int Operands>
-const Compute* fetch(const Storage* channel, Cursor<Operands> cursor, const Geometry<Operands>& geometry, int operand,
-                     Index count, Compute* buffer) noexcept {
+template <class Compute, class Storage, std::size_t Operands>
+const Compute* fetch(const Storage* channel, Cursor<Operands> cursor, const Geometry<Operands>& geometry,
+                     std::size_t operand, Index count, Compute* buffer) noexcept {
   const Index stride = geometry.run_stride(operand);
   if constexpr (std::is_same_v<Compute, Storage>) {
     if (stride == 1 && cursor.run() >= count) return channel + cursor.offset(operand);

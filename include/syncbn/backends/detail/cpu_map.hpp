@@ -105,13 +105,13 @@ void evaluate_run(const std::array<const P*, Inputs>& in, P* out, Index n, const
     packet_math::pstoreu(out + i, evaluate<P>(source.at(first + i), load<P>(in, i)));
   }
   if (i == n) return;
-  P padded[Inputs][width] = {};
+  P padded[Inputs][static_cast<std::size_t>(width)] = {};
   std::array<const P*, Inputs> from;
   for (std::size_t k = 0; k < Inputs; ++k) {
     for (Index j = 0; j < n - i; ++j) padded[k][j] = in[k][i + j];
     from[k] = padded[k];
   }
-  P results[width];
+  P results[static_cast<std::size_t>(width)];
   packet_math::pstoreu(results, evaluate<P>(source.at(first + i), load<P>(from, 0)));
   for (Index j = 0; j < n - i; ++j) out[i + j] = results[j];
 }
@@ -147,15 +147,15 @@ void map_rows(const Geometry<Inputs + 1>& geometry, const std::array<const Stora
   using Coefficients = decltype(coefficients_of(Index{0}));
   const OneChannel<P, Coefficients> source(coefficients_of(channel));
   std::array<Index, Inputs + 1> stride;
-  for (std::size_t k = 0; k <= Inputs; ++k) stride[k] = geometry.run_stride(static_cast<int>(k));
+  for (std::size_t k = 0; k <= Inputs; ++k) stride[k] = geometry.run_stride(k);
   Cursor<Inputs + 1> cursor(geometry, first);
   while (first < last) {
     const Index count = cursor.run() < last - first ? cursor.run() : last - first;
     std::array<const Storage*, Inputs> from;
     for (std::size_t k = 0; k < Inputs; ++k) {
-      from[k] = in[k] + channel * geometry.channel_stride[k] + cursor.offset(static_cast<int>(k));
+      from[k] = in[k] + channel * geometry.channel_stride[k] + cursor.offset(k);
     }
-    Storage* to = out + channel * geometry.channel_stride[Inputs] + cursor.offset(static_cast<int>(Inputs));
+    Storage* to = out + channel * geometry.channel_stride[Inputs] + cursor.offset(Inputs);
     map_run<P>(from, to, stride, count, source);
     cursor.advance(count);
     first += count;
@@ -176,8 +176,8 @@ void map_columns(const Geometry<Inputs + 1>& geometry, const std::array<const St
     Cursor<Inputs + 1> cursor(geometry, first);
     for (Index element = first; element < last; ++element) {
       std::array<const Storage*, Inputs> from;
-      for (std::size_t k = 0; k < Inputs; ++k) from[k] = in[k] + channel + cursor.offset(static_cast<int>(k));
-      map_run<P>(from, out + channel + cursor.offset(static_cast<int>(Inputs)), stride, count, source);
+      for (std::size_t k = 0; k < Inputs; ++k) from[k] = in[k] + channel + cursor.offset(k);
+      map_run<P>(from, out + channel + cursor.offset(Inputs), stride, count, source);
       cursor.advance(1);
     }
   }

@@ -98,7 +98,7 @@ inline void sum_lanes_of_channels(const Lanes (&lanes)[lane_count], double* sums
 }
 
 // Calls visit(lane, cursor) for `n` elements; lanes are compile-time constants to the optimizer.
-template <int Operands, class Visit>
+template <std::size_t Operands, class Visit>
 void for_each_element(Cursor<Operands> cursor, Index n, const Visit& visit) noexcept {
   Index i = 0;
   for (; i + lane_count <= n; i += lane_count) {

@@ -73,7 +73,10 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     if (status != MPI_SUCCESS) fail("MPI_Iallreduce: " + message(status));
   }
 
-  bool poll(Storage& storage) noexcept { return landed(storage.flight); }
+  // True whenever finish() will not wait: it may throw at once.
+  bool poll(Storage& storage) noexcept {
+    return !usable() || landed(storage.flight) || Clock::now() >= storage.flight.deadline;
+  }
 
   void finish(Storage& storage) {
     check_usable();

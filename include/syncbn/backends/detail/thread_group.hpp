@@ -81,9 +81,10 @@ class ThreadGroup {
     changed_.notify_all();
   }
 
+  // True whenever finish() will not wait: it may throw at once.
   bool poll(const Storage& storage) noexcept {
     const std::lock_guard lock(mutex_);
-    return landed(storage.flight);
+    return landed(storage.flight) || !failure_.empty() || Clock::now() >= storage.flight.deadline;
   }
 
   void finish(Storage& storage) {
