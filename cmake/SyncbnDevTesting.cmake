@@ -1,0 +1,100 @@
+# How this tree's own tests are declared. Names: a test is called as its executable, with .np<ranks> behind it where it
+# runs with several ranks; tests/mutants/run relies on that.
+
+include("${CMAKE_CURRENT_LIST_DIR}/SyncbnTesting.cmake")
+set(syncbn_compile_fail_script "${CMAKE_CURRENT_LIST_DIR}/compile_fail.cmake")
+
+# What each of our tests links: the warnings, and whether products are tested whole or pairwise.
+add_library(syncbn_test_dev INTERFACE)
+target_link_libraries(syncbn_test_dev INTERFACE syncbn_dev)
+target_compile_definitions(syncbn_test_dev INTERFACE SYNCBN_TEST_FULL=$<BOOL:${SYNCBN_TEST_FULL}>)
+
+# syncbn_all_found(result component...): whether this build looked for what each component needs.
+function(syncbn_all_found result)
+  set(found ON)
+  foreach(component IN LISTS ARGN)
+    string(TOUPPER ${component} option)
+    if(NOT SYNCBN_WITH_${option})
+      set(found OFF)
+    endif()
+  endforeach()
+  set(${result} ${found} PARENT_SCOPE)
+endfunction()
+
+# syncbn_add_unit_test(name [THOROUGH] [NEEDS component...] [LIBS target...] [LABELS label...] [TIMEOUT seconds]): the
+# test unit.<name> from tests/unit/<name>_test.cpp. Absent from builds without a component that it needs, and if THOROUGH
+# from reduced ones.
+function(syncbn_add_unit_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "THOROUGH" "TIMEOUT" "NEEDS;LIBS;LABELS")
+  set_property(GLOBAL APPEND PROPERTY syncbn_unit_tests ${name})
+  syncbn_all_found(found ${arg_NEEDS})
+  if(NOT found OR (arg_THOROUGH AND SYNCBN_TEST_REDUCED))
+    return()
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  string(REPLACE "/" "." test unit.${name})
+  list(TRANSFORM arg_NEEDS PREPEND syncbn::)
+  syncbn_add_test_executable(
+    ${test} SOURCES ${syncbn_SOURCE_DIR}/tests/unit/${name}_test.cpp LIBS syncbn_test_dev ${arg_NEEDS} ${arg_LIBS})
+  add_test(NAME ${test} COMMAND ${test})
+  set_tests_properties(
+    ${test} PROPERTIES LABELS "unit;${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77)
+endfunction()
+
+# syncbn_add_mpi_test(name RANKS n... [LIBS target...] [LABELS label...] [TIMEOUT seconds]): the tests unit.<name>.np<n>
+# from tests/unit/<name>_test.cpp, each run by mpiexec; MPI is initialised around them.
+function(syncbn_add_mpi_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "RANKS;LIBS;LABELS")
+  set_property(GLOBAL APPEND PROPERTY syncbn_unit_tests ${name})
+  if(NOT SYNCBN_WITH_MPI)
+    return()
+  endif()
+  string(REPLACE "/" "." test unit.${name})
+  syncbn_add_test_executable(
+    ${test} MPI SOURCES ${syncbn_SOURCE_DIR}/tests/unit/${name}_test.cpp LIBS syncbn_test_dev syncbn::mpi ${arg_LIBS})
+  syncbn_add_ranked_tests(${test} MPI RANKS ${arg_RANKS} LABELS unit ${arg_LABELS} TIMEOUT ${arg_TIMEOUT})
+endfunction()
+
+# syncbn_add_compile_fail_test(name [NEEDS component...]): tests/compile_fail/<name>.cpp has one mistake, between
+# #ifdef SYNCBN_MISTAKE and #endif. With it, compilation must fail and print the text of every line "// expect: text";
+# without it (the test <name>.twin) it must succeed, or the failure would prove nothing.
+function(syncbn_add_compile_fail_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "NEEDS")
+  set_property(GLOBAL APPEND PROPERTY syncbn_compile_fail_tests ${name})
+  syncbn_all_found(found ${arg_NEEDS})
+  if(NOT found)
+    return()
+  endif()
+  list(TRANSFORM arg_NEEDS PREPEND syncbn_)
+  # The compiler itself, not a build: it reads the file, says what it thinks and writes nothing.
+  set(compiler ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    list(APPEND compiler -fconcepts-diagnostics-depth=3)
+  endif()
+  foreach(target syncbn ${arg_NEEDS})
+    set(directories $<TARGET_PROPERTY:${target},INTERFACE_INCLUDE_DIRECTORIES>)
+    list(APPEND compiler "-I$<JOIN:${directories},$<SEMICOLON>-I>")
+  endforeach()
+  set(source ${syncbn_SOURCE_DIR}/tests/compile_fail/${name}.cpp)
+  set(test compile_fail.${name})
+  add_test(
+    NAME ${test}
+    COMMAND ${CMAKE_COMMAND} -D SOURCE=${source} -P ${syncbn_compile_fail_script} -- ${compiler} -DSYNCBN_MISTAKE ${source}
+    COMMAND_EXPAND_LISTS)
+  add_test(NAME ${test}.twin COMMAND ${compiler} ${source} COMMAND_EXPAND_LISTS)
+  set_tests_properties(${test} ${test}.twin PROPERTIES LABELS compile_fail TIMEOUT 120)
+endfunction()
+
+# syncbn_check_listed(folder suffix entry...): the entries name every file of the folder that ends so. A source that
+# nobody declared looks like coverage, and a header that nobody declared is not installed.
+function(syncbn_check_listed folder suffix)
+  file(GLOB_RECURSE present CONFIGURE_DEPENDS RELATIVE ${folder} "${folder}/*${suffix}")
+  foreach(entry IN LISTS ARGN)
+    list(REMOVE_ITEM present "${entry}${suffix}")
+  endforeach()
+  if(present)
+    message(FATAL_ERROR "in ${folder}, but declared in no CMakeLists.txt: ${present}")
+  endif()
+endfunction()

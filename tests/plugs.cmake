@@ -1,0 +1,73 @@
+# The backends and communicators under test. The laws of tests/conformance hold for each of them, and for the layer on
+# each backend with each communicator: on all pairs in a full test, on enough to have each of them once in a usual one.
+
+# Name, type, headers, components that it needs; and for a communicator: numbers of ranks, launcher.
+macro(syncbn_backend name type)
+  list(APPEND backends ${name})
+  set(type_of_${name} "${type}")
+  cmake_parse_arguments(${name} "" "" "HEADER;NEEDS" ${ARGN})
+endmacro()
+macro(syncbn_communicator name type)
+  list(APPEND communicators ${name})
+  set(type_of_${name} "${type}")
+  cmake_parse_arguments(${name} "" "" "HEADER;NEEDS;RANKS;LAUNCHER" ${ARGN})
+endmacro()
+
+set(cpu syncbn/backends/cpu_backend.hpp)
+syncbn_backend(serial "syncbn::CpuBackend<float>" HEADER ${cpu})
+syncbn_backend(serial_f64 "syncbn::CpuBackend<double>" HEADER ${cpu})
+syncbn_backend(openmp "syncbn::CpuBackend<float, syncbn::OpenMpExecutor>"
+  HEADER ${cpu} syncbn/backends/openmp_executor.hpp NEEDS openmp)
+syncbn_backend(openmp_f64 "syncbn::CpuBackend<double, syncbn::OpenMpExecutor>"
+  HEADER ${cpu} syncbn/backends/openmp_executor.hpp NEEDS openmp)
+syncbn_backend(loop "syncbn::CpuBackend<float, syncbn_test::LoopExecutor>" HEADER ${cpu} support/loop_executor.hpp)
+syncbn_backend(loop_f64 "syncbn::CpuBackend<double, syncbn_test::LoopExecutor>"
+  HEADER ${cpu} support/loop_executor.hpp)
+
+syncbn_communicator(single_process syncbn::SingleProcessCommunicator
+  HEADER syncbn/backends/single_process_communicator.hpp RANKS 1)
+syncbn_communicator(thread syncbn::ThreadCommunicator HEADER syncbn/backends/thread_communicator.hpp RANKS 1 2 3 4)
+syncbn_communicator(mpi syncbn::MpiCommunicator
+  HEADER syncbn/backends/mpi_communicator.hpp RANKS 1 2 3 4 LAUNCHER mpi NEEDS mpi)
+
+# Each executor, and each parameter type, with each communicator.
+set(pairs serial.single_process serial_f64.thread serial.mpi openmp_f64.single_process openmp.thread openmp_f64.mpi
+  loop.single_process loop_f64.thread loop.mpi)
+if(SYNCBN_TEST_REDUCED)
+  set(pairs openmp.thread serial_f64.mpi)
+elseif(SYNCBN_TEST_FULL)
+  set(pairs "")
+  foreach(backend IN LISTS backends)
+    list(TRANSFORM communicators PREPEND ${backend}. OUTPUT_VARIABLE more)
+    list(APPEND pairs ${more})
+  endforeach()
+endif()
+
+# syncbn_add_plug(NEEDS component... WHAT argument...): syncbn_add_conformance(argument...) where the components were found.
+function(syncbn_add_plug)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "" "NEEDS;WHAT")
+  syncbn_all_found(found ${arg_NEEDS})
+  if(found)
+    list(TRANSFORM arg_NEEDS PREPEND syncbn::)
+    syncbn_add_conformance(${arg_WHAT} LIBS syncbn_test_dev ${arg_NEEDS})
+  endif()
+endfunction()
+
+foreach(b IN LISTS backends)
+  syncbn_add_plug(NEEDS ${${b}_NEEDS} WHAT NAME ${b} KIND backend TYPE "${type_of_${b}}" HEADER ${${b}_HEADER} RANKS 1)
+endforeach()
+foreach(c IN LISTS communicators)
+  syncbn_add_plug(
+    NEEDS ${${c}_NEEDS}
+    WHAT NAME ${c} KIND communicator TYPE ${type_of_${c}} HEADER ${${c}_HEADER} RANKS ${${c}_RANKS}
+         LAUNCHER ${${c}_LAUNCHER})
+endforeach()
+foreach(pair IN LISTS pairs)
+  string(REPLACE "." ";" pair_list ${pair})
+  list(GET pair_list 0 b)
+  list(GET pair_list 1 c)
+  syncbn_add_plug(
+    NEEDS ${${b}_NEEDS} ${${c}_NEEDS}
+    WHAT NAME ${pair} KIND layer BACKEND "${type_of_${b}}" COMMUNICATOR ${type_of_${c}}
+         HEADER ${${b}_HEADER} ${${c}_HEADER} RANKS ${${c}_RANKS} LAUNCHER ${${c}_LAUNCHER})
+endforeach()
