@@ -9,6 +9,11 @@ add_library(syncbn_test_dev INTERFACE)
 target_link_libraries(syncbn_test_dev INTERFACE syncbn_dev)
 target_compile_definitions(syncbn_test_dev INTERFACE SYNCBN_TEST_FULL=$<BOOL:${SYNCBN_TEST_FULL}>)
 
+# Catch2 itself is not under test, and takes a minute to compile with sanitizers.
+if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=")
+  target_compile_options(syncbn_test_runner PRIVATE -fno-sanitize=all)
+endif()
+
 # syncbn_all_found(result component...): whether this build looked for what each component needs.
 function(syncbn_all_found result)
   set(found ON)

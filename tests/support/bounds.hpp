@@ -1,18 +1,19 @@
-/// @file
-/// @brief How far the library's results may be from the exact ones: every tolerance of the tests, and why.
-///
-/// Notation. u is the unit roundoff of double, 2^-53; v that of the parameter type; w that of the elements' format. One
-/// operation of double errs by a factor 1 + d with |d| <= u. k of them in a row err by a factor 1 + d with
-/// |d| <= gamma(k) = k u / (1 - k u) (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and gamma(j) + gamma(k)
-/// <= gamma(j + k). A fused multiply-add has one rounding less; the bounds hold with and without.
-///
-/// The facts about a channel (mean m, M2, largest deviation R = max |x - m|) are those of the oracle, whose own error is
-/// that of long double and is covered by `oracle()`.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+
+/// @file
+/// @brief How far the library's results may be from the exact ones: every tolerance of the tests, and why.
+///
+/// Notation. u is the unit roundoff of double, 2^-53; v that of the parameter type; w that of the elements' format. One
+/// operation of double errs by a factor 1 + d with |d| <= u. k of them in a row err by a factor 1 + d with |d| <=
+/// gamma(k) = k u / (1 - k u) (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and gamma(j) + gamma(k) <=
+/// gamma(j + k). A fused multiply-add has one rounding less; the bounds hold with and without.
+///
+/// The facts about a channel (mean m, M2, largest deviation R = max |x - m|) are those of the oracle, whose own error
+/// is that of long double and is covered by `oracle()`.
 
 namespace syncbn_test::bounds {
 
@@ -30,7 +31,7 @@ inline Number gamma(Number k) { return k * u / (1 - k * u); }
 /// @brief Relative error of the oracle's sums of n terms of one sign: n - 1 roundings to long double, and a few.
 inline Number oracle(Number n) { return (n + 8) * unit_roundoff<Number>; }
 
-// ---- The grid of sums ------------------------------------------------------------------------------------------------
+// ---- The grid of sums -----------------------------------------------------------------------------------------------
 //
 // A channel's n elements are summed in blocks of 2048, a block in 8 lanes and a tree over them. Blocks are added in at
 // most 16 segments, segments in order.
@@ -48,7 +49,7 @@ inline Number merges(Number n) {
   return n <= block_elements ? 0 : std::ceil(blocks(n) / segments(n)) - 1 + segments(n) - 1;
 }
 
-// ---- Moments ---------------------------------------------------------------------------------------------------------
+// ---- Moments --------------------------------------------------------------------------------------------------------
 
 /// @brief What a bound is made from; exact.
 struct ChannelFacts {
@@ -60,8 +61,11 @@ struct ChannelFacts {
   Number variance() const { return count == 0 ? 0 : m2 / count; }
 };
 
-/// @brief The mean of two sets by merge(), their moments being exact: three roundings of delta * n_b / n, one of the sum.
-inline Number merged_mean(Number delta_share, Number mean) { return gamma(4) * std::abs(delta_share) + u * std::abs(mean); }
+/// @brief The mean of two sets by merge(), their moments being exact: three roundings of delta * n_b / n, one of the
+/// sum.
+inline Number merged_mean(Number delta_share, Number mean) {
+  return gamma(4) * std::abs(delta_share) + u * std::abs(mean);
+}
 
 /// @brief M2 of two sets by merge(), relative: no term is negative, and none passes more than 7 roundings (delta twice,
 /// three products, a quotient, a sum).
@@ -82,10 +86,10 @@ inline Number mean(const ChannelFacts& f) {
 
 /// @brief Error of M2, given Q, the sum over blocks of the squares about the block's shift.
 ///
-/// A block: squares and their additions err by gamma(k + 3) Q, k being the additions; sum^2 / n, with |sum| <= sqrt(n Q), by
-/// gamma(2k + 4) Q; and their difference by u Q. Merging: merged_m2() each time; and means that err by E make delta err by
-/// 2E, which adds, weighted by n_a n_b / n, at most 4E sqrt(3 n M2) + 12 E^2 n in all (Cauchy and Schwarz; each level of
-/// merging has weights of sum n at most, and there are three: blocks, segments, a running total).
+/// A block: squares and their additions err by gamma(k + 3) Q, k being the additions; sum^2 / n, with |sum| <= sqrt(n
+/// Q), by gamma(2k + 4) Q; and their difference by u Q. Merging: merged_m2() each time; and means that err by E make
+/// delta err by 2E, which adds, weighted by n_a n_b / n, at most 4E sqrt(3 n M2) + 12 E^2 n in all (Cauchy and Schwarz;
+/// each level of merging has weights of sum n at most, and there are three: blocks, segments, a running total).
 inline Number m2_of_squares(const ChannelFacts& f, Number squares) {
   const Number within = gamma(3 * additions_in_block(f.count) + 8) * squares;
   const Number between = merges(f.count) == 0 ? 0 : mean(f);
@@ -94,19 +98,19 @@ inline Number m2_of_squares(const ChannelFacts& f, Number squares) {
 }
 
 /// @brief Error of M2 of data of 16 or 32 bits: the shift is the block's first element, at most 2R from any other; and
-/// since that element is part of M2 itself, a block of b has Q <= b M2, whatever the data (docs/numerics.md, One block).
+/// since that element is part of M2 itself, a block of b has Q <= b M2, whatever the data (docs/numerics.md, One
+/// block).
 inline Number m2_about_first(const ChannelFacts& f) {
-  return m2_of_squares(
-      f, std::min(f.count * 4 * f.deviation * f.deviation, std::min(f.count, block_elements) * f.m2));
+  return m2_of_squares(f, std::min(f.count * 4 * f.deviation * f.deviation, std::min(f.count, block_elements) * f.m2));
 }
 
-/// @brief Error of M2 of f64 data: the shift is the block's mean but for block_mean(), so that Q <= M2 + n block_mean()^2.
-/// Unlike m2_about_first() this is small beside M2 whatever the first element is.
+/// @brief Error of M2 of f64 data: the shift is the block's mean but for block_mean(), so that Q <= M2 + n
+/// block_mean()^2. Unlike m2_about_first() this is small beside M2 whatever the first element is.
 inline Number m2_about_mean(const ChannelFacts& f) {
   return m2_of_squares(f, f.m2 + f.count * block_mean(f) * block_mean(f));
 }
 
-// ---- Sums that travel ------------------------------------------------------------------------------------------------
+// ---- Sums that travel -----------------------------------------------------------------------------------------------
 
 /// @brief Error of M2 after to_sums() on P ranks, P - 1 additions in any order, from_sums(), relative to S2.
 ///
@@ -117,17 +121,17 @@ inline Number m2_by_sums(Number ranks) { return gamma(3 * ranks + 9); }
 /// @brief Error of the mean by from_sums(), relative to sqrt(S2 / n).
 inline Number mean_by_sums(Number ranks) { return gamma(ranks + 2); }
 
-/// @brief Error of M2 by centred sums, relative to M2 + n t^2, t being what the first mean errs by: as m2_by_sums(), with
-/// the two roundings of a deviation more in each word.
+/// @brief Error of M2 by centred sums, relative to M2 + n t^2, t being what the first mean errs by: as m2_by_sums(),
+/// with the two roundings of a deviation more in each word.
 inline Number m2_by_centred_sums(Number ranks) { return gamma(3 * ranks + 16); }
 
-// ---- Passes ----------------------------------------------------------------------------------------------------------
+// ---- Passes ---------------------------------------------------------------------------------------------------------
 
 /// @brief The formats that take part in an elementwise pass: parameter type P, and the elements' own.
 struct Formats {
-  Number v;                 ///< unit roundoff of P
-  Number smallest;          ///< smallest positive P: what an underflow may lose
-  Number w = 0;             ///< unit roundoff of the elements; 0 where they are P or wider: no further rounding
+  Number v;                     ///< unit roundoff of P
+  Number smallest;              ///< smallest positive P: what an underflow may lose
+  Number w = 0;                 ///< unit roundoff of the elements; 0 where they are P or wider: no further rounding
   Number smallest_element = 0;  ///< half the smallest positive element, likewise: an underflow's rounding
 };
 
@@ -142,8 +146,8 @@ struct PassFacts {
 
   Number inverse_deviation() const { return 1 / std::sqrt(channel.variance() + eps); }
   Number scale() const { return std::abs(weight) * inverse_deviation(); }
-  /// Relative error of 1 / sqrt(variance + eps): the variance's two (M2, quotient), a sum; the root halves them (not used);
-  /// root and quotient.
+  /// Relative error of 1 / sqrt(variance + eps): the variance's two (M2, quotient), a sum; the root halves them (not
+  /// used); root and quotient.
   Number inverse_deviation_error() const {
     return (m2_error / channel.count + u * channel.variance()) / (channel.variance() + eps) + gamma(3);
   }
@@ -158,8 +162,8 @@ inline Number stored(const Formats& formats, Number error, Number result) {
 
 /// @brief Error of y = (x - mean_hi) * scale + offset, offset = bias - (mean - mean_hi) * scale.
 ///
-/// x - mean_hi: one rounding; scale: its own error, one to double, one to P; the product one: each relative to
-/// |x - mean_hi| * scale. The mean's error is scaled. offset <= |bias| + v |mean| scale: one rounding to P, and those of
+/// x - mean_hi: one rounding; scale: its own error, one to double, one to P; the product one: each relative to |x -
+/// mean_hi| * scale. The mean's error is scaled. offset <= |bias| + v |mean| scale: one rounding to P, and those of
 /// double; the sum one of y. Nothing here grows with mean / deviation but v^2 |mean| scale.
 inline Number normalized(const PassFacts& f, const Formats& formats, Number x, Number y) {
   const Number v = formats.v;
@@ -175,10 +179,10 @@ inline Number normalized(const PassFacts& f, const Formats& formats, Number x, N
 
 /// @brief Sums over the gradient of a channel; exact.
 struct GradientFacts {
-  Number dy = 0;              ///< sum dy
-  Number dy_size = 0;         ///< sum |dy|
-  Number dy_centred = 0;      ///< sum dy * (x - mean)
-  Number dy_centred_size = 0; ///< sum |dy| * |x - mean|
+  Number dy = 0;               ///< sum dy
+  Number dy_size = 0;          ///< sum |dy|
+  Number dy_centred = 0;       ///< sum dy * (x - mean)
+  Number dy_centred_size = 0;  ///< sum |dy| * |x - mean|
 };
 
 /// @brief Additions that a term of a gradient's sum passes: in its block, over blocks, over segments, into the total.
@@ -205,7 +209,8 @@ inline Number centred_gradient_sum(const PassFacts& f, const GradientFacts& g) {
 /// @brief Error of the weight's gradient, sum dy * (x - mean) / deviation, rounded to P.
 inline Number weight_gradient(const PassFacts& f, const GradientFacts& g, const Formats& formats) {
   const Number exact = std::abs(g.dy_centred) * f.inverse_deviation();
-  const Number error = centred_gradient_sum(f, g) * f.inverse_deviation() + exact * (f.inverse_deviation_error() + gamma(2));
+  const Number error =
+      centred_gradient_sum(f, g) * f.inverse_deviation() + exact * (f.inverse_deviation_error() + gamma(2));
   return (error + formats.v * (exact + error)) * second_order(formats) + formats.smallest;
 }
 
@@ -218,9 +223,10 @@ inline Number bias_gradient(const PassFacts& f, const GradientFacts& g, const Fo
 /// @brief Error of dx = ((dy - a) - (x - mean_hi) * slope) * scale + offset, a the rounded mean of dy, the offset what
 /// rounding a and the mean left over.
 ///
-/// Both differences: one rounding. slope: twice the error of the inverse deviation, that of the sum in it, three roundings to
-/// double and one to P; its product one; their difference one; scale and the product with it as in normalized(); the offset,
-/// at most v (|mean| |slope| + |a|) * scale, one; the sum one of dx. Errors of the mean and of a are scaled.
+/// Both differences: one rounding. slope: twice the error of the inverse deviation, that of the sum in it, three
+/// roundings to double and one to P; its product one; their difference one; scale and the product with it as in
+/// normalized(); the offset, at most v (|mean| |slope| + |a|) * scale, one; the sum one of dx. Errors of the mean and
+/// of a are scaled.
 inline Number propagated(const PassFacts& f, const GradientFacts& g, const Formats& formats, Number dy, Number x,
                          Number dx) {
   const Number v = formats.v;

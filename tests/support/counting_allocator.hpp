@@ -42,27 +42,28 @@ inline Allocations allocations() { return {detail::allocation_calls, detail::all
 
 }  // namespace syncbn_test
 
-// Replacements may not be inline; and inlined all the same, g++ takes new and free for a mismatched pair. All forms, since
-// a sanitizer's own do not call each other.
-#define SYNCBN_TEST_REPLACE_NEW(form)                                                                                    \
-  [[gnu::noinline]] void* operator form(std::size_t bytes) {                                                             \
-    return syncbn_test::detail::allocate(bytes, alignof(std::max_align_t));                                              \
-  }                                                                                                                      \
-  [[gnu::noinline]] void* operator form(std::size_t bytes, std::align_val_t alignment) {                                 \
-    return syncbn_test::detail::allocate(bytes, static_cast<std::size_t>(alignment));                                    \
-  }                                                                                                                      \
-  [[gnu::noinline]] void* operator form(std::size_t bytes, const std::nothrow_t&) noexcept {                             \
-    return syncbn_test::detail::allocate_or_null(bytes, alignof(std::max_align_t));                                      \
-  }                                                                                                                      \
-  [[gnu::noinline]] void* operator form(std::size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept { \
-    return syncbn_test::detail::allocate_or_null(bytes, static_cast<std::size_t>(alignment));                            \
+// Replacements may not be inline; and inlined all the same, g++ takes new and free for a mismatched pair. All forms,
+// since a sanitizer's own do not call each other.
+#define SYNCBN_TEST_REPLACE_NEW(form)                                                         \
+  [[gnu::noinline]] void* operator form(std::size_t bytes) {                                  \
+    return syncbn_test::detail::allocate(bytes, alignof(std::max_align_t));                   \
+  }                                                                                           \
+  [[gnu::noinline]] void* operator form(std::size_t bytes, std::align_val_t alignment) {      \
+    return syncbn_test::detail::allocate(bytes, static_cast<std::size_t>(alignment));         \
+  }                                                                                           \
+  [[gnu::noinline]] void* operator form(std::size_t bytes, const std::nothrow_t&) noexcept {  \
+    return syncbn_test::detail::allocate_or_null(bytes, alignof(std::max_align_t));           \
+  }                                                                                           \
+  [[gnu::noinline]] void* operator form(std::size_t bytes, std::align_val_t alignment,        \
+                                        const std::nothrow_t&) noexcept {                     \
+    return syncbn_test::detail::allocate_or_null(bytes, static_cast<std::size_t>(alignment)); \
   }
-#define SYNCBN_TEST_REPLACE_DELETE(form)                                                                                 \
-  [[gnu::noinline]] void operator form(void* p) noexcept { std::free(p); }                                               \
-  [[gnu::noinline]] void operator form(void* p, std::size_t) noexcept { std::free(p); }                                  \
-  [[gnu::noinline]] void operator form(void* p, std::align_val_t) noexcept { std::free(p); }                             \
-  [[gnu::noinline]] void operator form(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }                \
-  [[gnu::noinline]] void operator form(void* p, const std::nothrow_t&) noexcept { std::free(p); }                        \
+#define SYNCBN_TEST_REPLACE_DELETE(form)                                                                  \
+  [[gnu::noinline]] void operator form(void* p) noexcept { std::free(p); }                                \
+  [[gnu::noinline]] void operator form(void* p, std::size_t) noexcept { std::free(p); }                   \
+  [[gnu::noinline]] void operator form(void* p, std::align_val_t) noexcept { std::free(p); }              \
+  [[gnu::noinline]] void operator form(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); } \
+  [[gnu::noinline]] void operator form(void* p, const std::nothrow_t&) noexcept { std::free(p); }         \
   [[gnu::noinline]] void operator form(void* p, std::align_val_t, const std::nothrow_t&) noexcept { std::free(p); }
 
 SYNCBN_TEST_REPLACE_NEW(new)

@@ -7,7 +7,18 @@
 
 /// @file
 /// Replaces the program's operator new by one that counts, and fails on cue, for each thread by itself. For one source file
-/// of a program only.
+/// of a program only. With the thread sanitizer, whose own cannot be replaced, nothing is counted and nothing fails.
+
+#if defined(__SANITIZE_THREAD__)
+#define SYNCBN_TEST_OWN_NEW 0
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SYNCBN_TEST_OWN_NEW 0
+#endif
+#endif
+#if !defined(SYNCBN_TEST_OWN_NEW)
+#define SYNCBN_TEST_OWN_NEW 1
+#endif
 
 namespace syncbn_test {
 
@@ -40,6 +51,7 @@ class FailingNew {
 
 }  // namespace syncbn_test
 
+#if SYNCBN_TEST_OWN_NEW
 // Not inlined, or g++ takes the pairs of new and free for mistakes. Those with an alignment stay the library's.
 #define SYNCBN_TEST_REPLACE_NEW(form)                                                                           \
   [[gnu::noinline]] void* operator form(std::size_t bytes) { return syncbn_test::FailingNew::allocate(bytes); } \
@@ -56,3 +68,5 @@ SYNCBN_TEST_REPLACE_DELETE(delete)
 SYNCBN_TEST_REPLACE_DELETE(delete[])
 #undef SYNCBN_TEST_REPLACE_NEW
 #undef SYNCBN_TEST_REPLACE_DELETE
+#endif
+#undef SYNCBN_TEST_OWN_NEW

@@ -7,8 +7,8 @@
 #include <syncbn/scalar_kind.hpp>
 #include <syncbn/tensor_view.hpp>
 
-/// @file
-/// Somebody else's library, and the two specialisations that make its types known: the worked case of docs/extending.md.
+/// @file Somebody else's library, and the two specialisations that make its types known: the worked case of
+/// docs/extending.md.
 
 namespace acme {
 

@@ -9,8 +9,8 @@
 
 namespace syncbn_test {
 
-/// @brief A parallel loop as a framework has one: threads take the tasks from the last to the first, in whatever order they
-/// come. With one thread it is this one.
+/// @brief A parallel loop as a framework has one: threads take the tasks from the last to the first, in whatever order
+/// they come. With one thread it is this one.
 struct ParallelLoop {
   int threads = 1;  ///< at least 1
 

@@ -1,6 +1,3 @@
-/// @file
-/// @brief The two 16-bit formats by their definition, and rounding to them by search: what conversions are judged by. It
-/// includes nothing of the library.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +5,10 @@
 #include <cstdint>
 #include <limits>
 #include <vector>
+
+/// @file
+/// @brief The two 16-bit formats by their definition, and rounding to them by search: what conversions are judged by.
+/// It includes nothing of the library.
 
 namespace syncbn_test {
 

@@ -1,5 +1,3 @@
-#include <syncbn/batch_norm.hpp>
-
 #include <barrier>
 #include <memory>
 #include <thread>
@@ -7,6 +5,7 @@
 
 #include <syncbn/backends/cpu_backend.hpp>
 #include <syncbn/backends/thread_communicator.hpp>
+#include <syncbn/batch_norm.hpp>
 #include <syncbn/functional.hpp>
 
 #include "support/catch.hpp"
@@ -40,7 +39,8 @@ class Tensors {
   Views channels_last(std::initializer_list<Index> extents) {
     return {TensorView<const float>::channels_last(x_.data(), extents),
             TensorView<const float>::channels_last(dy_.data(), extents),
-            TensorView<float>::channels_last(y_.data(), extents), TensorView<float>::channels_last(dx_.data(), extents)};
+            TensorView<float>::channels_last(y_.data(), extents),
+            TensorView<float>::channels_last(dx_.data(), extents)};
   }
 
  private:
@@ -106,15 +106,16 @@ TEST_CASE("all memory of a layer is a constant times its channels", "[batch_norm
   for (const Index channels : {8, 64}) {
     Tensors tensors(static_cast<std::size_t>(channels * 40000));
     for (const bool channels_last : {false, true}) {
-      const Views t = channels_last ? tensors.channels_last({4, channels, 100, 100})
-                                    : tensors.contiguous({4, channels, 100, 100});
+      const Views t =
+          channels_last ? tensors.channels_last({4, channels, 100, 100}) : tensors.contiguous({4, channels, 100, 100});
       const Allocations before = allocations();
       syncbn::BatchNorm2d<syncbn::CpuBackend<double>> bn(channels);
       decltype(bn)::Saved saved;
       for (int i = 0; i < 3; ++i) step(bn, t, saved);
       const Allocations made = allocations() - before;
-      // For each channel: parameters, their gradients and running statistics; moments; statistics; gradient sums on this rank
-      // and on all; their means; and 16 partial results of either reduction (40000 elements have 16 segments).
+      // For each channel: parameters, their gradients and running statistics; moments; statistics; gradient sums on
+      // this rank and on all; their means; and 16 partial results of either reduction (40000 elements have 16
+      // segments).
       const std::size_t words = 6 + 2 + 3 + 2 + 2 + 2;
       const std::size_t partial = 16 * (sizeof(syncbn::ChannelMoments) + 2 * sizeof(double));
       const std::size_t besides = 1024;  // whatever the channels: counters, the state's own size

@@ -37,7 +37,7 @@ constexpr bool only_lacks(std::size_t i, const std::array<bool, Size>& leaves) {
   return result;
 }
 
-// ---- Communicators ---------------------------------------------------------------------------------------------------
+// ---- Communicators --------------------------------------------------------------------------------------------------
 
 struct Frame {
   double* data() const noexcept { return nullptr; }
@@ -60,8 +60,9 @@ struct Group {
 
 template <class C>
 constexpr std::array<bool, 7> communicator_leaves{
-    std::copyable<C>,          syncbn::names_its_spaces<C>,     syncbn::states_its_error_model<C>, syncbn::knows_its_group<C>,
-    syncbn::tells_whether_usable<C>, syncbn::hands_out_frames<C>, syncbn::sums_frames<C>};
+    std::copyable<C>,           syncbn::names_its_spaces<C>,     syncbn::states_its_error_model<C>,
+    syncbn::knows_its_group<C>, syncbn::tells_whether_usable<C>, syncbn::hands_out_frames<C>,
+    syncbn::sums_frames<C>};
 
 template <class C>
 constexpr bool communicator_but_for(std::size_t leaf) {
@@ -182,7 +183,7 @@ TEST_CASE("what a communicator may offer besides", "[concepts]") {
   STATIC_REQUIRE_FALSE(syncbn::always_alone<ThreadCommunicator>);
 }
 
-// ---- Backends --------------------------------------------------------------------------------------------------------
+// ---- Backends -------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -335,7 +336,7 @@ TEST_CASE("a communicator and a backend that go together", "[concepts]") {
   STATIC_REQUIRE_FALSE(syncbn::reaches_memory_of<OtherSpace, Device>);
 }
 
-// ---- Tensors ---------------------------------------------------------------------------------------------------------
+// ---- Tensors --------------------------------------------------------------------------------------------------------
 
 namespace {
 

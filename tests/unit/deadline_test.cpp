@@ -61,7 +61,9 @@ struct End {
 
 TEST_CASE("a rank that dies at its k-th frame is named by all others", "[deadline]") {
   // Frames of a step forward: 512, or 512 and 2 C + 3.
-  for (const auto& [channels, dies_at] : {std::pair{small, 1}, {large, 1}, {large, 2}}) {
+  for (const auto& scene : {std::pair{small, 1}, {large, 1}, {large, 2}}) {
+    const Index channels = scene.first;
+    const auto dies_at = static_cast<std::size_t>(scene.second);
     INFO(channels << " channels, dies at frame " << dies_at);
     auto group = ThreadCommunicator::create(4);
     group[0].set_timeout(milliseconds(100));
@@ -73,7 +75,7 @@ TEST_CASE("a rank that dies at its k-th frame is named by all others", "[deadlin
           Fault fault;
           if (r == 2) {
             fault.kind = Fault::Kind::dies;
-            fault.at = static_cast<std::size_t>(dies_at);
+            fault.at = dies_at;
           }
           Failing c(group[r], fault);
           Layer<Failing> layer(channels, {}, c);

@@ -14,12 +14,12 @@ namespace {
 
 using syncbn::ChannelMoments;
 using syncbn::ChannelSums;
-using syncbn::Index;
-using syncbn::ScalarKind;
 using syncbn::from_centred_sums;
 using syncbn::from_sums;
+using syncbn::Index;
 using syncbn::merge;
 using syncbn::needs_centred_sums;
+using syncbn::ScalarKind;
 using syncbn::to_centred_sums;
 using syncbn::to_sums;
 using Number = long double;
@@ -59,9 +59,7 @@ class Random {
   explicit Random(std::uint32_t seed) : engine_(seed) {}
   double between(double low, double high) { return low + (high - low) * (static_cast<double>(engine_()) * 0x1p-32); }
   // Any magnitude between 2^low and 2^high, either sign.
-  double magnitude(double low, double high) {
-    return std::exp2(between(low, high)) * (engine_() % 2 == 0 ? 1 : -1);
-  }
+  double magnitude(double low, double high) { return std::exp2(between(low, high)) * (engine_() % 2 == 0 ? 1 : -1); }
   double count() { return std::floor(std::exp2(between(0, 40))); }
 
  private:
@@ -72,7 +70,8 @@ std::vector<ChannelMoments> some_moments(Random& random, int how_many, double me
   std::vector<ChannelMoments> result;
   for (int i = 0; i < how_many; ++i) {
     const double count = random.count();
-    result.push_back({count, mean + deviation * random.between(-1, 1), count * deviation * deviation * random.between(0, 2)});
+    result.push_back(
+        {count, mean + deviation * random.between(-1, 1), count * deviation * deviation * random.between(0, 2)});
   }
   return result;
 }
@@ -81,7 +80,7 @@ bool same(ChannelMoments a, ChannelMoments b) { return a.count == b.count && a.m
 
 }  // namespace
 
-// ---- merge -----------------------------------------------------------------------------------------------------------
+// ---- merge ----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("merging with nothing changes nothing", "[moments]") {
   const ChannelMoments m{3, 1.0 / 3, 2.0 / 7};
@@ -138,7 +137,8 @@ TEST_CASE("a long chain of merges stays near the truth", "[moments]") {
     }
     // The derivation at bounds::mean() and bounds::m2_of_squares(), for parts that are exact.
     const Number merges = 999;
-    const Number mean_error = merges * (bounds::gamma(4) * 2 * deviation + bounds::u * (std::abs(want.origin) + 2 * deviation));
+    const Number mean_error =
+        merges * (bounds::gamma(4) * 2 * deviation + bounds::u * (std::abs(want.origin) + 2 * deviation));
     CAPTURE(mean);
     CHECK(got.count == want.count);
     CHECK(want.mean_error(got.mean) <= mean_error);
@@ -166,7 +166,7 @@ TEST_CASE("M2 is never negative", "[moments]") {
   CHECK(least == 0);
 }
 
-// ---- Sums ------------------------------------------------------------------------------------------------------------
+// ---- Sums -----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("sums of nothing are zeros", "[moments]") {
   CHECK(to_sums({}).s1 == 0);
@@ -226,7 +226,8 @@ TEST_CASE("sums over ranks err by their bound, and centred sums by much less", "
         }
       }
       if (!holds) {
-        CAPTURE(ranks, i, static_cast<double>(want.origin), static_cast<double>(want.m2), first.mean, first.m2, second.m2);
+        CAPTURE(ranks, i, static_cast<double>(want.origin), static_cast<double>(want.m2), first.mean, first.m2,
+                second.m2);
         FAIL("beyond the bound");
       }
     }
@@ -265,8 +266,8 @@ TEST_CASE("which sums ask for a second one", "[moments]") {
     CHECK(needs_centred_sums(4, {2, 8}, 8.0 / 7 * (1 - 0x1p-50)));
   }
   SECTION("M2 that cancelled to nothing, or below") {
-    CHECK(asks(2, 2e8, 2e16));             // exactly 0
-    CHECK(asks(2, 2e8, 2e16 - 4));         // negative
+    CHECK(asks(2, 2e8, 2e16));              // exactly 0
+    CHECK(asks(2, 2e8, 2e16 - 4));          // negative
     CHECK(asks(3, 3, 2.9999999999999996));  // rounding alone
   }
   SECTION("not sums that are infinite or no numbers: there is nothing to repair") {
@@ -323,7 +324,7 @@ TEST_CASE("a mean that dwarfs the deviation is repaired by centred sums", "[mome
   }
 }
 
-// ---- Coefficients ----------------------------------------------------------------------------------------------------
+// ---- Coefficients ---------------------------------------------------------------------------------------------------
 
 TEST_CASE("1 / sqrt(variance + eps), and 0 where both are 0", "[moments]") {
   CHECK(syncbn::batch_inverse_deviation(4, 0) == 0.5);
@@ -342,8 +343,15 @@ TEST_CASE("running statistics move towards the batch's", "[moments]") {
 
 TEMPLATE_TEST_CASE("a constant channel gives exactly the bias, at any magnitude", "[moments]", float, double) {
   Random random(5);
-  std::vector<TestType> constants{0, 1, 3, 1e4F, 1e7F, TestType(330000.03), std::numeric_limits<TestType>::max(),
-                                  std::numeric_limits<TestType>::denorm_min(), std::numeric_limits<TestType>::min()};
+  std::vector<TestType> constants{0,
+                                  1,
+                                  3,
+                                  1e4F,
+                                  1e7F,
+                                  TestType(330000.03),
+                                  std::numeric_limits<TestType>::max(),
+                                  std::numeric_limits<TestType>::denorm_min(),
+                                  std::numeric_limits<TestType>::min()};
   for (int i = 0; i < 1000; ++i) constants.push_back(static_cast<TestType>(random.magnitude(-120, 120)));
   for (const TestType c : constants) {
     for (const double eps : {1e-5, 1e-12, 0.0, 1.0}) {
@@ -381,8 +389,8 @@ TEMPLATE_TEST_CASE("the mean is used with more digits than P has", "[moments]", 
     const double weight = random.between(-2, 2);
     const double bias = random.between(-2, 2);
     const auto x = static_cast<TestType>(mean + std::sqrt(variance) * random.between(-3, 3));
-    const auto k = syncbn::normalize_coefficients<TestType>(mean, syncbn::batch_inverse_deviation(variance, eps), weight,
-                                                            bias);
+    const auto k =
+        syncbn::normalize_coefficients<TestType>(mean, syncbn::batch_inverse_deviation(variance, eps), weight, bias);
     const bounds::PassFacts facts{{1, mean, variance, 0}, 0, 0, eps, weight, bias};
     const Number want = (Number{x} - mean) * weight / std::sqrt(Number{variance} + eps) + bias;
     if (std::abs(k(x) - want) > bounds::normalized(facts, formats, x, want)) {
@@ -407,8 +415,8 @@ TEMPLATE_TEST_CASE("the input gradient's coefficients", "[moments]", float, doub
     const double mean_dy_centred = random.magnitude(-10, 10) * std::sqrt(variance);
     const auto x = static_cast<TestType>(mean + std::sqrt(variance) * random.between(-3, 3));
     const auto dy = static_cast<TestType>(mean_dy + random.between(-1, 1));
-    const auto k = syncbn::propagate_coefficients<TestType>(mean, syncbn::batch_inverse_deviation(variance, eps), weight,
-                                                            mean_dy, mean_dy_centred);
+    const auto k = syncbn::propagate_coefficients<TestType>(mean, syncbn::batch_inverse_deviation(variance, eps),
+                                                            weight, mean_dy, mean_dy_centred);
     const bounds::PassFacts facts{{1, mean, variance, 0}, 0, 0, eps, weight, 0};
     const bounds::GradientFacts gradient{mean_dy, 0, mean_dy_centred, 0};
     const Number squared = Number{variance} + eps;
@@ -423,7 +431,8 @@ TEMPLATE_TEST_CASE("the input gradient's coefficients", "[moments]", float, doub
 }
 
 TEMPLATE_TEST_CASE("a constant channel without eps passes no gradient", "[moments]", float, double) {
-  const auto k = syncbn::propagate_coefficients<TestType>(330000.03, syncbn::batch_inverse_deviation(0, 0), 2, 0.5, 0.25);
+  const auto k =
+      syncbn::propagate_coefficients<TestType>(330000.03, syncbn::batch_inverse_deviation(0, 0), 2, 0.5, 0.25);
   CHECK(k(TestType{3}, TestType(330000.03)) == 0);
   CHECK(k(TestType{-3}, TestType(5)) == 0);
 }

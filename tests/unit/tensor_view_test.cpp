@@ -241,7 +241,7 @@ static_assert(sum_of_diagonal() == 15 + 800 + 9000 + 90000);
 
 }  // namespace
 
-// ---- view() ----------------------------------------------------------------------------------------------------------
+// ---- view() ---------------------------------------------------------------------------------------------------------
 
 namespace acme {
 
@@ -287,7 +287,8 @@ TEST_CASE("view() goes through tensor_traits and keeps constness and memory spac
   static_assert(std::same_as<decltype(syncbn::view(grid)), TensorView<double>>);
   static_assert(std::same_as<decltype(syncbn::view(std::as_const(grid))), TensorView<const double>>);
   static_assert(std::same_as<decltype(syncbn::view(acme::Handle{})), TensorView<double, DeviceSpace>>);
-  static_assert(std::same_as<decltype(syncbn::view(std::declval<const acme::Handle&>())), TensorView<double, DeviceSpace>>);
+  static_assert(
+      std::same_as<decltype(syncbn::view(std::declval<const acme::Handle&>())), TensorView<double, DeviceSpace>>);
   static_assert(std::same_as<decltype(syncbn::view(std::declval<acme::ReadOnly&>())), TensorView<const double>>);
 }
 
@@ -298,7 +299,8 @@ TEST_CASE("a view is its own view", "[tensor_view]") {
   CHECK(list(syncbn::view(x).strides()) == Indices{1, 2});
   CHECK(syncbn::view(TensorView<const float>(x)).data() == data);
   static_assert(std::same_as<decltype(syncbn::view(x)), TensorView<float>>);
-  static_assert(std::same_as<decltype(syncbn::view(std::declval<TensorView<const float>&>())), TensorView<const float>>);
+  static_assert(
+      std::same_as<decltype(syncbn::view(std::declval<TensorView<const float>&>())), TensorView<const float>>);
 }
 
 TEST_CASE("view() is an object that rejects what has no traits", "[tensor_view]") {

@@ -36,7 +36,7 @@ std::string text(const std::vector<Index>& extents, const std::vector<Index>& st
   return "extents " + syncbn::shape_text(extents) + ", strides " + syncbn::shape_text(strides);
 }
 
-// ---- Brute force -----------------------------------------------------------------------------------------------------
+// ---- Brute force ----------------------------------------------------------------------------------------------------
 
 // Calls visit with all lists of `rank` numbers from `low` to `high`.
 template <class Visit>
@@ -74,7 +74,7 @@ TensorView<float> at(Index offset, const std::vector<Index>& extents, const std:
 
 }  // namespace
 
-// ---- Texts -----------------------------------------------------------------------------------------------------------
+// ---- Texts ----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("shapes are printed as PyTorch prints a size", "[validation]") {
   CHECK(syncbn::shape_text({}) == "[]");
@@ -129,9 +129,7 @@ TEST_CASE("batch statistics need more than one value, or none", "[validation]") 
   CHECK(error({1, 3, 2}) == "nothing");
   CHECK(error({1, 0}) == words + "[1, 0]");
 
-  const auto together = [](double count) {
-    return thrown_by([&] { syncbn::check_more_than_one_value(count, 4); });
-  };
+  const auto together = [](double count) { return thrown_by([&] { syncbn::check_more_than_one_value(count, 4); }); };
   CHECK(together(0) == "nothing");
   CHECK(together(1) == words + "1 (over all 4 ranks)");
   CHECK(together(2) == "nothing");
@@ -146,7 +144,7 @@ TEST_CASE("values per channel", "[validation]") {
   CHECK(elements_per_channel(TensorView<float>(nullptr, {100000, 3, 100000})) == 10000000000);
 }
 
-// ---- Outputs that overlap themselves ---------------------------------------------------------------------------------
+// ---- Outputs that overlap themselves --------------------------------------------------------------------------------
 
 TEST_CASE("an output overlaps itself exactly if two elements share a place", "[validation]") {
   int views = 0;
@@ -192,11 +190,11 @@ TEST_CASE("the text about an output that overlaps itself", "[validation]") {
         "ShapeError: dx overlaps itself: elements of shape [4, 3] with strides [0, 1] share memory");
 }
 
-// ---- Outputs that overlap inputs -------------------------------------------------------------------------------------
+// ---- Outputs that overlap inputs ------------------------------------------------------------------------------------
 
 TEST_CASE("an output may be the input, or apart from it", "[validation]") {
-  // Refused: elements in common that are not the same element of both; and ranges of memory that cross where the strides
-  // differ, even if no element is shared (what is not decided exactly is refused).
+  // Refused: elements in common that are not the same element of both; and ranges of memory that cross where the
+  // strides differ, even if no element is shared (what is not decided exactly is refused).
   int refused = 0;
   int accepted = 0;
   const auto try_all = [&](int rank, Index most_extent, Index most_stride, Index most_distance) {
@@ -216,8 +214,8 @@ TEST_CASE("an output may be the input, or apart from it", "[validation]") {
             bool shared = false;
             for (const Index place : x_set) shared = shared || y_set.count(place + distance) != 0;
             const bool same = distance == 0 && y_places == from_zero;
-            const bool ranges_cross = *x_set.begin() + distance <= *y_set.rbegin() &&
-                                      *y_set.begin() <= *x_set.rbegin() + distance;
+            const bool ranges_cross =
+                *x_set.begin() + distance <= *y_set.rbegin() && *y_set.begin() <= *x_set.rbegin() + distance;
             const bool expected = !same && (shared || (ranges_cross && !same_strides));
             (expected ? refused : accepted) += 1;
             const bool got = overlap(y, TensorView<const float>(at(distance, extents, x_strides)));
@@ -276,7 +274,8 @@ TEST_CASE("slices of one buffer", "[validation]") {
   CHECK_FALSE(overlap(buffer.slice(1, 1, 1), buffer.slice(1, 0, 0)));  // nothing is written
   CHECK_FALSE(overlap(at(0, {0, 3}, {1, 1}), at(1, {0, 3}, {1, 1})));
   // Elements 0, 2, 4, ... and 1, 3, 5, ...
-  CHECK_FALSE(overlap(TensorView<float>(data.data(), {10, 2}, {4, 2}), TensorView<float>(data.data() + 1, {10, 2}, {4, 2})));
+  CHECK_FALSE(
+      overlap(TensorView<float>(data.data(), {10, 2}, {4, 2}), TensorView<float>(data.data() + 1, {10, 2}, {4, 2})));
   // The transpose of itself is another tensor in the same place.
   CHECK(overlap(TensorView<float>(data.data(), {3, 3}), TensorView<float>(data.data(), {3, 3}, {1, 3})));
 }
@@ -285,7 +284,8 @@ TEST_CASE("elements that overlap in part", "[validation]") {
   // Views of the same memory, shifted by a number of bytes; nothing is read through them.
   alignas(4) std::array<unsigned char, 64> bytes{};
   const auto shifted = [&](std::size_t by) {
-    return TensorView<std::uint32_t>(static_cast<std::uint32_t*>(static_cast<void*>(bytes.data() + by)), {2, 2}, {4, 2});
+    return TensorView<std::uint32_t>(static_cast<std::uint32_t*>(static_cast<void*>(bytes.data() + by)), {2, 2},
+                                     {4, 2});
   };
   CHECK_FALSE(overlap(shifted(0), shifted(0)));
   CHECK_FALSE(overlap(shifted(0), shifted(4)));

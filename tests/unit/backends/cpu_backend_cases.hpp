@@ -19,7 +19,8 @@
 #include "support/parallel_loop.hpp"
 #include "support/placed.hpp"
 
-// What the tests of the processor's kernels share: a training step through the split API, on tensors anywhere in memory.
+// What the tests of the processor's kernels share: a training step through the split API, on tensors anywhere in
+// memory.
 
 namespace cpu_backend_test {
 
@@ -52,7 +53,7 @@ bounds::Formats formats() {
   return result;
 }
 
-// ---- Data ------------------------------------------------------------------------------------------------------------
+// ---- Data -----------------------------------------------------------------------------------------------------------
 
 template <class T, class P>
 struct Problem {
@@ -94,9 +95,10 @@ Problem<T, P> some_problem(const std::vector<Index>& extents) {
 
 // Every number of channels about the width of a group of lanes, every number of elements about that of a block.
 inline std::vector<std::vector<Index>> small_shapes() {
-  return {{4, 7, 5, 3}, {3, 8, 11},     {5, 9},       {2, 17, 2, 3, 2}, {2, 1, 3, 1, 2, 1, 2, 3}, {33, 1},
-          {1, 8, 2},    {2, 300, 3},    {70, 300},    {1, 1, 2047},     {1, 2, 2048},             {3, 9, 683},
-          {2049, 8},    {1, 3},         {1, 5, 1, 1}, {2, 1, 1},        {9, 16, 1, 1}};
+  return {{4, 7, 5, 3}, {3, 8, 11},   {5, 9},      {2, 17, 2, 3, 2}, {2, 1, 3, 1, 2, 1, 2, 3},
+          {33, 1},      {1, 8, 2},    {2, 300, 3}, {70, 300},        {1, 1, 2047},
+          {1, 2, 2048}, {3, 9, 683},  {2049, 8},   {1, 3},           {1, 5, 1, 1},
+          {2, 1, 1},    {9, 16, 1, 1}};
 }
 inline std::vector<std::vector<Index>> large_shapes() { return {{7, 8, 100, 100}, {70000, 1}, {10, 9, 7000}}; }
 inline std::vector<std::vector<Index>> empty_shapes() { return {{0, 3, 4}, {4, 3, 0, 5}, {0, 3}, {0, 0}, {3, 0, 4}}; }
@@ -108,7 +110,7 @@ inline std::vector<Placement> placements_of(const std::vector<Index>& extents) {
   return {all[0], all[1], all[6]};
 }
 
-// ---- A step ----------------------------------------------------------------------------------------------------------
+// ---- A step ---------------------------------------------------------------------------------------------------------
 
 template <class P>
 TensorView<P> whole(std::vector<P>& values) {
@@ -178,7 +180,7 @@ Step<T, P> train_at(const Problem<T, P>& problem, const Placement& in, const Pla
   return step;
 }
 
-// ---- The exact answer ------------------------------------------------------------------------------------------------
+// ---- The exact answer -----------------------------------------------------------------------------------------------
 
 template <class T>
 Numbers numbers(const std::vector<T>& elements) {
@@ -216,7 +218,7 @@ class Within {
 template <class T, class P>
 struct Exact {
   oracle::Statistics moments;
-  std::vector<bounds::PassFacts> passes;      // per channel
+  std::vector<bounds::PassFacts> passes;  // per channel
   std::vector<bounds::GradientFacts> gradient;
   Numbers y;
   oracle::Gradients gradients;
@@ -247,7 +249,8 @@ struct Exact {
       pass.channel.mean = moments.mean[c];
       pass.channel.m2 = moments.sum_of_squares[c];
       pass.mean_error = bounds::mean(pass.channel);
-      pass.m2_error = std::is_same_v<T, double> ? bounds::m2_about_mean(pass.channel) : bounds::m2_about_first(pass.channel);
+      pass.m2_error =
+          std::is_same_v<T, double> ? bounds::m2_about_mean(pass.channel) : bounds::m2_about_first(pass.channel);
       pass.eps = problem.eps;
       pass.weight = weight[c];
       pass.bias = bias[c];

@@ -4,7 +4,8 @@
 
 namespace cpu_backend_test {
 
-using Cases = std::tuple<Case<syncbn::Float16, double>, Case<syncbn::BFloat16, double>, Case<float, double>, Case<double, double>>;
+using Cases = std::tuple<Case<syncbn::Float16, double>, Case<syncbn::BFloat16, double>, Case<float, double>,
+                         Case<double, double>>;
 
 }  // namespace cpu_backend_test
 

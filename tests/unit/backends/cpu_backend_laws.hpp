@@ -85,7 +85,8 @@ TEMPLATE_LIST_TEST_CASE("the number of threads changes no bit", "[cpu_backend]",
   using P = typename TestType::Parameter;
   using Loop = syncbn::ParallelFor<syncbn_test::ParallelLoop>;
   using Backend = syncbn::CpuBackend<P, Loop>;
-  for (const auto& extents : {std::vector<Index>{3, 9, 2500}, std::vector<Index>{70, 30}, std::vector<Index>{2, 3, 40000}}) {
+  for (const auto& extents :
+       {std::vector<Index>{3, 9, 2500}, std::vector<Index>{70, 30}, std::vector<Index>{2, 3, 40000}}) {
     const auto problem = some_problem<T, P>(extents);
     for (const std::size_t placement : {0U, 1U, 6U}) {
       const Placement& where = syncbn_test::placements()[placement];
@@ -102,7 +103,8 @@ TEMPLATE_LIST_TEST_CASE("the number of threads changes no bit", "[cpu_backend]",
 TEMPLATE_LIST_TEST_CASE("outputs may be written over inputs", "[cpu_backend]", Cases) {
   using T = typename TestType::Element;
   using P = typename TestType::Parameter;
-  for (const auto& extents : {std::vector<Index>{4, 9, 5, 3}, std::vector<Index>{3, 2, 3000}, std::vector<Index>{5, 300}}) {
+  for (const auto& extents :
+       {std::vector<Index>{4, 9, 5, 3}, std::vector<Index>{3, 2, 3000}, std::vector<Index>{5, 300}}) {
     const auto problem = some_problem<T, P>(extents);
     for (const Placement& where : placements_of(extents)) {
       CAPTURE(extents, where.name);
@@ -179,7 +181,8 @@ TEMPLATE_LIST_TEST_CASE("tensors without elements change nothing", "[cpu_backend
   for (const auto& extents : empty_shapes()) {
     CAPTURE(extents);
     const auto problem = some_problem<T, P>(extents);
-    const auto count_of_x = static_cast<double>(problem.shape().elements_per_channel());  // 12 where there is no channel
+    const auto count_of_x =
+        static_cast<double>(problem.shape().elements_per_channel());  // 12 where there is no channel
     for (const Placement& where : syncbn_test::placements()) {
       const auto step = train_at(problem, where, where);
       CHECK(step.count == count_of_x);
@@ -245,7 +248,8 @@ TEMPLATE_LIST_TEST_CASE("micro-batches accumulate to the whole", "[cpu_backend]"
       bounds::PassFacts moved = pass;
       moved.mean_error = mean_error;
       centred.compare(sums.dy_centred()[c], gradient.dy_centred,
-                      bounds::centred_gradient_sum(moved, gradient) + bounds::gamma(more) * gradient.dy_centred_size, c);
+                      bounds::centred_gradient_sum(moved, gradient) + bounds::gamma(more) * gradient.dy_centred_size,
+                      c);
     }
     for (const Within* result : {&mean, &m2, &sum, &centred}) result->report();
   }
@@ -264,8 +268,8 @@ TEMPLATE_LIST_TEST_CASE("running statistics normalize, and their gradient is a s
   }
   const Numbers x = numbers(problem.x);
   const Numbers dy = numbers(problem.dy);
-  const Numbers want_y = oracle::inference(x, shape, numbers(running_mean), numbers(running_var), numbers(problem.weight),
-                                           numbers(problem.bias), problem.eps);
+  const Numbers want_y = oracle::inference(x, shape, numbers(running_mean), numbers(running_var),
+                                           numbers(problem.weight), numbers(problem.bias), problem.eps);
   const oracle::Gradients want = oracle::backward_running(x, dy, shape, numbers(running_mean), numbers(running_var),
                                                           numbers(problem.weight), problem.eps);
   const bounds::Formats f = formats<T, P>();
@@ -276,8 +280,8 @@ TEMPLATE_LIST_TEST_CASE("running statistics normalize, and their gradient is a s
     Placed<T> y(problem.extents, where);
     Backend backend;
     syncbn::Statistics<Backend> statistics;
-    syncbn::use_running(backend, whole(std::as_const(running_mean)), whole(std::as_const(running_var)),
-                                    problem.eps, statistics);
+    syncbn::use_running(backend, whole(std::as_const(running_mean)), whole(std::as_const(running_var)), problem.eps,
+                        statistics);
     normalize(backend, x_placed.read_only(), statistics, whole(problem.weight), whole(problem.bias), y.view());
     propagate(backend, dy_placed.read_only(), statistics, whole(problem.weight), dy_placed.view());
     Within y_within("y"), dx_within("dx");
@@ -289,11 +293,10 @@ TEMPLATE_LIST_TEST_CASE("running statistics normalize, and their gradient is a s
       pass.eps = problem.eps;
       pass.weight = static_cast<Number>(problem.weight[c]);
       pass.bias = static_cast<Number>(problem.bias[c]);
-      y_within.compare(syncbn_test::value_of(y_values[i]), want_y[i],
-                       bounds::normalized(pass, f, x[i], want_y[i]), i);
+      y_within.compare(syncbn_test::value_of(y_values[i]), want_y[i], bounds::normalized(pass, f, x[i], want_y[i]), i);
       pass.channel.mean = pass.bias = 0;  // dx = (dy - 0) * scale + 0
-      dx_within.compare(syncbn_test::value_of(dx_values[i]), want.x[i],
-                        bounds::normalized(pass, f, dy[i], want.x[i]), i);
+      dx_within.compare(syncbn_test::value_of(dx_values[i]), want.x[i], bounds::normalized(pass, f, dy[i], want.x[i]),
+                        i);
     });
     CAPTURE(where.name);
     y_within.report();

@@ -49,7 +49,7 @@ TEST_CASE("host memory is the processor's own", "[cpu_backend]") {
   CHECK(calls == std::vector<int>{1, 1, 1, 1, 0});
 }
 
-// ---- Difficult data --------------------------------------------------------------------------------------------------
+// ---- Difficult data -------------------------------------------------------------------------------------------------
 
 TEMPLATE_TEST_CASE("a block that begins with an outlier", "[cpu_backend]", (Case<float, float>), (Case<float, double>),
                    (Case<double, double>)) {
@@ -77,8 +77,9 @@ TEMPLATE_TEST_CASE("a constant channel is exact", "[cpu_backend]", (Case<Float16
   using T = typename TestType::Element;
   using P = typename TestType::Parameter;
   const bool wide = std::is_floating_point_v<T>;
-  for (const double constant : {0.0, 1.0, 3.0, -0.1, 1e4, wide ? 1e7 : 6e4, wide ? 330000.03 : 1e-5, wide ? 1e-30 : 1e-7}) {
-    for (const Index elements : {2, 9, 2048, 2049, 70000}) {
+  for (const double constant :
+       {0.0, 1.0, 3.0, -0.1, 1e4, wide ? 1e7 : 6e4, wide ? 330000.03 : 1e-5, wide ? 1e-30 : 1e-7}) {
+    for (const Index elements : {2, 9, 2048, 2049, 35000}) {
       for (const double eps : {1e-5, 0.0}) {
         auto problem = some_problem<T, P>({1, 8, 1});
         problem.extents = {1, 8, elements};
@@ -94,7 +95,8 @@ TEMPLATE_TEST_CASE("a constant channel is exact", "[cpu_backend]", (Case<Float16
           const T bias = syncbn_test::element<T>(problem.bias[c]);
           const auto row = static_cast<std::ptrdiff_t>(elements);
           const auto first = step.y.begin() + static_cast<std::ptrdiff_t>(c) * row;
-          exact = exact && same_bits(std::vector<T>(first, first + row), std::vector<T>(static_cast<std::size_t>(row), bias));
+          exact = exact &&
+                  same_bits(std::vector<T>(first, first + row), std::vector<T>(static_cast<std::size_t>(row), bias));
         }
         CAPTURE(constant, elements, eps, where.name);
         CHECK(exact);
@@ -172,7 +174,7 @@ TEST_CASE("a dominant mean costs no digits", "[cpu_backend]") {
   }
 }
 
-// ---- 16 bits ---------------------------------------------------------------------------------------------------------
+// ---- 16 bits --------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -231,7 +233,7 @@ TEMPLATE_TEST_CASE("all 16-bit values pass a kernel unharmed, and results are ro
   }
 }
 
-// ---- Copies and threads ----------------------------------------------------------------------------------------------
+// ---- Copies and threads ---------------------------------------------------------------------------------------------
 
 TEST_CASE("copies of a backend share no working memory", "[cpu_backend]") {
   const auto problem = some_problem<float, float>({5, 33, 500});

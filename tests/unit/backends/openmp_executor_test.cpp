@@ -34,7 +34,8 @@ template <class Executor>
 std::vector<float> train(Index samples, Index channels, Index positions, syncbn_test::Layout layout) {
   const std::vector<Index> extents{samples, channels, positions};
   std::vector<double> values;
-  for (Index i = 0; i < samples * channels * positions; ++i) values.push_back(static_cast<double>(i * 7919 % 1009) / 64);
+  for (Index i = 0; i < samples * channels * positions; ++i)
+    values.push_back(static_cast<double>(i * 7919 % 1009) / 64);
   const syncbn_test::Activations<float> x(extents, values, layout);
   for (double& v : values) v = 3 - v * v / 100;
   const syncbn_test::Activations<float> dy(extents, values, layout);

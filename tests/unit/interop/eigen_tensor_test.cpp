@@ -129,8 +129,8 @@ std::vector<float> train(const Tensor& x, const Tensor& dy) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a layer on Eigen's tensors gives the same in both storage orders", "[eigen_tensor]", float, Eigen::half,
-                   Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("a layer on Eigen's tensors gives the same in both storage orders", "[eigen_tensor]", float,
+                   Eigen::half, Eigen::bfloat16) {
   Columns<TestType, 4> x(3, 9, 4, 5), dy(3, 9, 4, 5);
   Rows<TestType, 4> x_rows(3, 9, 4, 5), dy_rows(3, 9, 4, 5);
   std::uint32_t state = 1;
@@ -138,7 +138,9 @@ TEMPLATE_TEST_CASE("a layer on Eigen's tensors gives the same in both storage or
     for (Eigen::Index c = 0; c < 9; ++c) {
       for (Eigen::Index h = 0; h < 4; ++h) {
         for (Eigen::Index w = 0; w < 5; ++w) {
-          const auto next = [&] { return static_cast<float>((state = state * 1664525U + 1013904223U) >> 20U) / 512 - 4; };
+          const auto next = [&] {
+            return static_cast<float>((state = state * 1664525U + 1013904223U) >> 20U) / 512 - 4;
+          };
           x(n, c, h, w) = x_rows(n, c, h, w) = TestType(next());
           dy(n, c, h, w) = dy_rows(n, c, h, w) = TestType(next());
         }

@@ -81,8 +81,7 @@ TEST_CASE("a cursor walks a channel in logical order, whatever the strides", "[c
     const Geometry<2> geometry(a, b);
     merged += geometry.dims + 1 < a.rank() ? 1 : 0;
     bool right = geometry.channels == a.extent(1) && geometry.channel_stride[0] == a.stride(1) &&
-                 geometry.channel_stride[1] == b.stride(1) &&
-                 geometry.elements == static_cast<Index>(want[0].size());
+                 geometry.channel_stride[1] == b.stride(1) && geometry.elements == static_cast<Index>(want[0].size());
     // From every element on, in steps that end at runs.
     for (Index first = 0; first < geometry.elements && right; ++first) {
       Cursor<2> cursor(geometry, first);
@@ -138,8 +137,7 @@ TEST_CASE("elements are fetched in place where they can be, and gathered otherwi
   std::vector<float> buffer(60);
   const auto fetched = [&](const TensorView<float>& x, Index first, Index count) {
     const Geometry<1> geometry(x);
-    const float* p =
-        syncbn::cpu::fetch<float>(x.data(), Cursor<1>(geometry, first), geometry, 0, count, buffer.data());
+    const float* p = syncbn::cpu::fetch<float>(x.data(), Cursor<1>(geometry, first), geometry, 0, count, buffer.data());
     return std::pair(p != buffer.data(), std::vector<float>(p, p + count));
   };
   const TensorView<float> x(data.data(), {3, 2, 10});

@@ -103,15 +103,17 @@ TEMPLATE_TEST_CASE("stores round once, to the nearest and halves to even", "[cpu
     const long double here = format.finite_value(low);
     const long double next = format.finite_value(static_cast<std::uint16_t>(low + 1));
     const auto half_way = static_cast<Compute>((here + next) / 2);
-    for (const Compute v : {static_cast<Compute>(here), half_way, std::nextafter(half_way, -up), std::nextafter(half_way, up),
-                            static_cast<Compute>(here + (next - here) / 3), static_cast<Compute>(next)}) {
+    for (const Compute v :
+         {static_cast<Compute>(here), half_way, std::nextafter(half_way, -up), std::nextafter(half_way, up),
+          static_cast<Compute>(here + (next - here) / 3), static_cast<Compute>(next)}) {
       try_value(v);
     }
     // As near to the half as a float is, and a little beyond.
-    const auto float_up = static_cast<Compute>(std::nextafter(static_cast<float>(half_way), std::numeric_limits<float>::infinity()));
+    const auto float_up =
+        static_cast<Compute>(std::nextafter(static_cast<float>(half_way), std::numeric_limits<float>::infinity()));
     const auto float_down = static_cast<Compute>(std::nextafter(static_cast<float>(half_way), 0.0F));
-    for (const Compute v : {float_up, float_down, half_way + (float_up - half_way) / 2, half_way + (float_down - half_way) / 2,
-                            half_way + (float_up - half_way) / 4}) {
+    for (const Compute v : {float_up, float_down, half_way + (float_up - half_way) / 2,
+                            half_way + (float_down - half_way) / 2, half_way + (float_up - half_way) / 4}) {
       try_value(v);
     }
   }
@@ -184,7 +186,8 @@ TEST_CASE("eight lanes", "[cpu_packet]") {
   CHECK(numbers(Lanes::all(7)) == std::vector<double>(8, 7));
   CHECK(numbers(lanes + Lanes::all(1)) == std::vector<double>{2, 3, 5, 9, 17, 33, 65, 129});
   CHECK(numbers(lanes - Lanes::all(1)) == std::vector<double>{0, 1, 3, 7, 15, 31, 63, 127});
-  CHECK(numbers(multiply_add(lanes, Lanes::all(2), Lanes::all(1))) == std::vector<double>{3, 5, 9, 17, 33, 65, 129, 257});
+  CHECK(numbers(multiply_add(lanes, Lanes::all(2), Lanes::all(1))) ==
+        std::vector<double>{3, 5, 9, 17, 33, 65, 129, 257});
   CHECK(sum_of_lanes(lanes) == 255);
   for (syncbn::Index n = 0; n < 8; ++n) {
     std::vector<double> some(8, -1);
