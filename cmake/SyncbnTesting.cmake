@@ -66,11 +66,12 @@ function(syncbn_add_ranked_tests target)
                  TIMEOUT ${arg_TIMEOUT} # a deadlock is a failure
                  PROCESSORS ${ranks}
                  SKIP_RETURN_CODE 77)
-    # Open MPI refuses root, and more ranks than cores, unless told.
+    # Open MPI refuses root, and more ranks than cores, unless told. OpenMP's threads would keep the cores busy while they
+    # wait, and ranks share cores.
     set_property(
       TEST ${test}
       PROPERTY ENVIRONMENT SYNCBN_TEST_RANKS=${ranks} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-               OMPI_MCA_rmaps_base_oversubscribe=1)
+               OMPI_MCA_rmaps_base_oversubscribe=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive)
   endforeach()
 endfunction()
 

@@ -45,7 +45,9 @@ class BatchNorm : public BatchNormState<Backend> {
   /// @throws Error if @p channel_count is negative.
   explicit BatchNorm(Index channel_count, BatchNormOptions options = {}, Communicator communicator = Communicator(),
                      Backend backend = Backend())
-      : State(channel_count, options, std::move(backend)), exchange_(std::move(communicator)) {}
+      : State(channel_count, options, std::move(backend)), exchange_(std::move(communicator)) {
+    reserve_frames();
+  }
   /// @brief A layer of its own with the same state. @param other  copied from.
   BatchNorm(const BatchNorm& other) : State(other), exchange_(other.exchange_) {}
   BatchNorm(BatchNorm&&) = default;  ///< The source may only be assigned to or destroyed afterwards.
@@ -152,7 +154,10 @@ class BatchNorm : public BatchNormState<Backend> {
   const Communicator& communicator() const noexcept { return exchange_.communicator(); }
   /// @brief Another group from now on, as after a deadline: exchanges are counted from 0 again; state stays.
   /// @param communicator  the new group; every rank of it does the same.
-  void set_communicator(Communicator communicator) { exchange_ = exchange_.with(std::move(communicator)); }
+  void set_communicator(Communicator communicator) {
+    exchange_ = exchange_.with(std::move(communicator));
+    reserve_frames();
+  }
   /// @brief The exchange, for its options and its count. @return this layer's.
   Exchange<Communicator>& exchange() noexcept { return exchange_; }
   /// @copydoc exchange()
@@ -166,11 +171,20 @@ class BatchNorm : public BatchNormState<Backend> {
   // For lazy layers, whose exchange exists before they know their channels.
   BatchNorm(Index channel_count, const BatchNormOptions& options, Exchange<Communicator> exchange,
             const Backend& backend)
-      : State(channel_count, options, backend), exchange_(std::move(exchange)) {}
+      : State(channel_count, options, backend), exchange_(std::move(exchange)) {
+    reserve_frames();
+  }
   // For conversion: shares the storage of `other`.
   BatchNorm(const State& other, const std::shared_ptr<detail::StateStorage<Backend>>& shared,
             Exchange<Communicator> exchange)
-      : State(other, shared), exchange_(std::move(exchange)) {}
+      : State(other, shared), exchange_(std::move(exchange)) {
+    reserve_frames();
+  }
+
+  // Frames are there before the first exchange, in which an allocation may fail on one rank alone.
+  void reserve_frames() {
+    if (communicator().size() > 1) exchange_.reserve(detail::words_per_channel * channels());
+  }
 
   template <class X, class Y>
   void run_forward(const X& x, Y& y, Saved& saved, bool update) {
@@ -240,12 +254,16 @@ class BatchNorm : public BatchNormState<Backend> {
     RankFailure failure;
     decltype(detail::read_only(view(dy))) gradient;
     decltype(detail::read_only(view(x))) input;
+    typename detail::view_or<DX, NoGradient>::type output;
     failure.capture([&] {
       gradient = detail::read_only(view(dy));
       input = detail::read_only(view(x));
       detail::check_backward(gradient, input, saved.extents());
       check_channels("the layer", channels(), input.extent(1));
-      if constexpr (wants_dx) detail::check_input_gradient(view(dx), gradient, input);
+      if constexpr (wants_dx) {
+        output = view(dx);
+        detail::check_input_gradient(output, gradient, input);
+      }
       local_sums_.reset(channels());
       global_sums_.reset(channels());
       coefficients_.reset(channels());
@@ -261,9 +279,9 @@ class BatchNorm : public BatchNormState<Backend> {
     if constexpr (wants_dx) {
       if (saved.batch_statistics) {
         finalize(backend_, synchronized ? global_sums_ : local_sums_, saved.statistics, coefficients_);
-        propagate(backend_, gradient, input, saved.statistics, coefficients_, weight(), dx);
+        propagate(backend_, gradient, input, saved.statistics, coefficients_, weight(), output);
       } else {
-        propagate(backend_, gradient, saved.statistics, weight(), dx);
+        propagate(backend_, gradient, saved.statistics, weight(), output);
       }
     }
     add_parameter_gradients(backend_, local_sums_, saved.statistics,

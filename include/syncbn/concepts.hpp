@@ -220,9 +220,19 @@ template <class T, class B>
 concept in_format_of = std::bool_constant<B::accepts(scalar_kind<typename view_t<T>::value_type>::value)>::value;
 
 namespace detail {
+// The view of an optional output; Otherwise where it is none.
+template <class T, class Otherwise>
+struct view_or {
+  using type = Otherwise;
+};
+template <tensor T, class Otherwise>
+struct view_or<T, Otherwise> {
+  using type = view_t<T>;
+};
+
 template <class T>
 using format_of = std::integral_constant<ScalarKind, scalar_kind<typename view_t<T>::value_type>::value>;
-}
+}  // namespace detail
 /// @brief Both tensors have the same element format.
 template <class T, class U>
 concept same_format_as = std::is_same_v<detail::format_of<T>, detail::format_of<U>>;

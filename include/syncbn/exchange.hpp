@@ -92,7 +92,9 @@ class Exchange {
   std::uint64_t sequence() const noexcept { return sequence_; }
 
   /// @brief Whether payload frames wait until the first frame was judged (the default). Without waiting, ranks that call
-  /// different layers hand the fabric frames of different sizes: MPI then gives wrong sums or crashes.
+  /// different layers hand the fabric frames of different sizes: MPI then gives wrong sums or crashes. And a rank that
+  /// cannot allocate its payload frame throws alone, so that the others run into their deadline; layers allocate it when
+  /// they are made.
   /// @param wait  the same on every rank.
   void set_waits_for_header(bool wait) noexcept { waits_for_header_ = wait; }
 
@@ -115,6 +117,10 @@ class Exchange {
     travels_alone_ = words > detail::header::payload_capacity;
     fingerprint_ = detail::fingerprint(call_, name_, sequence_);
     if (header_.size() == 0) acquire_header();  // of a group of one rank, which may never need it
+    if (travels_alone_ && !waits_for_header_ && payload_.size() != words + 3) {
+      throw Error(where() + "no frame for the payload; without waiting for the header, reserve() has to come before");
+    }
+    stage_ = Stage::begun;
     if (travels_alone_) start_header();
   }
 
@@ -122,6 +128,7 @@ class Exchange {
   /// @param pack  `pack(double*)` writes the words; not called on a rank that failed. Must not throw.
   template <class Pack>
   void start(const Pack& pack) {
+    stage_ = Stage::started;
     if (!travels_alone_) {
       detail::write_header(header_.data(), count_, failure_->failed(), fingerprint_);
       if (!failure_->failed()) pack(header_.data() + detail::header::payload);
@@ -132,8 +139,14 @@ class Exchange {
     start_payload(pack);
   }
 
-  /// @brief Whether finish() would return at once. @return true if no frame is under way any more.
-  bool poll() noexcept { return communicator_.poll(travels_alone_ ? payload_ : header_); }
+  /// @brief Makes progress. @return true if start() was called and finish() would not wait.
+  bool poll() noexcept {
+    if (stage_ == Stage::begun) {
+      if (travels_alone_) communicator_.poll(header_);
+      return false;
+    }
+    return communicator_.poll(travels_alone_ ? payload_ : header_);
+  }
 
   /// @brief Waits for the sums. @return the payload's sums over all ranks; valid until the next call.
   /// @throws ShapeError, Error  on every rank alike if a rank failed or ranks disagree; the exchange may be tried again.
@@ -244,6 +257,8 @@ class Exchange {
   Frame payload_;
 
   // The exchange under way.
+  enum class Stage : std::uint8_t { begun, started };
+  Stage stage_ = Stage::started;
   ExchangeCall call_;
   Index words_ = 0;
   double count_ = 0;

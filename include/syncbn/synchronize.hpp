@@ -19,8 +19,11 @@ template <communicator Communicator, backend Backend>
   requires reaches_memory_of<Communicator, Backend>
 void begin_exchange(Exchange<Communicator>& exchange, Backend& backend, ExchangeCall call, double count,
                     RankFailure& failure) {
-  call.words = 2;
-  failure.capture([&] { exchange.reserve(call.words * call.channels); });
+  call.words = detail::words_per_channel;
+  // Also on a rank that has failed already: it sends the same frames.
+  RankFailure allocation;
+  allocation.capture([&] { exchange.reserve(call.words * call.channels); });
+  failure.capture([&] { allocation.rethrow(); });
   exchange.begin(call, call.words * call.channels, count, failure, backend.queue());
 }
 

@@ -14,8 +14,10 @@ struct Device {
 
   queue_type& queue() noexcept;
   static constexpr bool accepts(syncbn::ScalarKind kind) { return kind == syncbn::ScalarKind::f64; }
-  void download(const double* from, syncbn::Index n, double* to) const;
-  void upload(const double* from, syncbn::Index n, double* to) const;
+  template <class T>
+  void download(const T* from, syncbn::Index n, T* to) const;
+  template <class T>
+  void upload(const T* from, syncbn::Index n, T* to) const;
   template <class F>
   void for_each_channel(syncbn::Index channels, F f) const;
 #ifndef SYNCBN_MISTAKE

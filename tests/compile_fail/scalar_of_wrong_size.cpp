@@ -1,5 +1,5 @@
 // An element type that has not the size of the format it is said to have.
-// expect: scalar_kind<T>: T must be trivially copyable and of the size of its format
+// expect: known_scalar
 #include <cstdint>
 
 #include <syncbn/syncbn.hpp>

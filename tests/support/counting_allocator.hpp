@@ -7,8 +7,23 @@
 
 /// @file
 /// Counts what the whole program allocates by operator new, and therefore replaces it: for one file of a program only.
+/// With the thread sanitizer, whose own cannot be replaced, nothing is counted.
+
+#if defined(__SANITIZE_THREAD__)
+#define SYNCBN_TEST_COUNTS_NEW 0
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SYNCBN_TEST_COUNTS_NEW 0
+#endif
+#endif
+#if !defined(SYNCBN_TEST_COUNTS_NEW)
+#define SYNCBN_TEST_COUNTS_NEW 1
+#endif
 
 namespace syncbn_test {
+
+/// @brief Whether anything is counted in this build.
+inline constexpr bool counts_allocations = SYNCBN_TEST_COUNTS_NEW != 0;
 
 /// @brief Calls of operator new, and bytes asked for, since the program began.
 struct Allocations {
@@ -42,6 +57,7 @@ inline Allocations allocations() { return {detail::allocation_calls, detail::all
 
 }  // namespace syncbn_test
 
+#if SYNCBN_TEST_COUNTS_NEW
 // Replacements may not be inline; and inlined all the same, g++ takes new and free for a mismatched pair. All forms,
 // since a sanitizer's own do not call each other.
 #define SYNCBN_TEST_REPLACE_NEW(form)                                                         \
@@ -73,3 +89,5 @@ SYNCBN_TEST_REPLACE_DELETE(delete[])
 
 #undef SYNCBN_TEST_REPLACE_NEW
 #undef SYNCBN_TEST_REPLACE_DELETE
+#endif
+#undef SYNCBN_TEST_COUNTS_NEW

@@ -62,8 +62,8 @@ TEST_CASE("allocations are counted", "[support]") {
   auto one = std::make_unique<char[]>(1000);
   const std::vector<double> two(100, one[0]);
   const Allocations made = allocations() - before;
-  CHECK(made.calls == 2);
-  CHECK(made.bytes == 1800);
+  CHECK(made.calls == (syncbn_test::counts_allocations ? 2 : 0));
+  CHECK(made.bytes == (syncbn_test::counts_allocations ? 1800 : 0));
   CHECK(two[99] == 0);
 }
 
@@ -121,7 +121,7 @@ TEST_CASE("all memory of a layer is a constant times its channels", "[batch_norm
       const std::size_t besides = 1024;  // whatever the channels: counters, the state's own size
       CAPTURE(channels, channels_last, made.calls);
       CHECK(made.bytes <= static_cast<std::size_t>(channels) * (words * sizeof(double) + partial) + besides);
-      CHECK(made.bytes >= static_cast<std::size_t>(channels) * partial);
+      if (syncbn_test::counts_allocations) CHECK(made.bytes >= static_cast<std::size_t>(channels) * partial);
     }
   }
 }

@@ -28,6 +28,7 @@ struct ExchangeCall {
 namespace detail {
 
 inline constexpr std::uint64_t protocol_version = 1;
+inline constexpr Index words_per_channel = 2;  // of plain sums, forward and backward
 
 // FNV-1a, 64 bits: the same on every machine, unlike std::hash.
 class Fingerprint {

@@ -30,6 +30,11 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
   // The one group of a user's communicator: kept as its attribute, so that all layers share one duplicate.
   static std::shared_ptr<MpiGroup> of(MPI_Comm user) {
     check_running();
+    // Asked for here: MPI would end the process instead of reporting it.
+    if (user == MPI_COMM_NULL) throw CommunicatorError("MPI_COMM_NULL is no group of ranks");
+    int is_inter = 0;
+    check(MPI_Comm_test_inter(user, &is_inter), "MPI_Comm_test_inter");
+    if (is_inter != 0) throw CommunicatorError("an inter-communicator is no group of ranks");
     const int key = keyval();
     void* attribute = nullptr;
     int found = 0;
