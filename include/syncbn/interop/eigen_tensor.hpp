@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <utility>
 
 #include <unsupported/Eigen/CXX11/Tensor>
 
@@ -15,16 +16,19 @@ namespace detail {
 
 template <class Element, class T>
 TensorView<Element> view_of_eigen_tensor(Element* data, const T& t) {
-  constexpr auto rank = static_cast<int>(T::NumDimensions);
-  static_assert(rank <= max_rank, "a tensor has at most 8 dimensions");
-  std::array<Index, static_cast<std::size_t>(rank)> extents{};
-  std::array<Index, static_cast<std::size_t>(rank)> strides{};
+  constexpr auto rank = static_cast<std::size_t>(T::NumDimensions);
+  static_assert(rank <= static_cast<std::size_t>(max_rank), "a tensor has at most 8 dimensions");
+  std::array<Index, rank> extents{};
+  std::array<Index, rank> strides{};
+  // Constants, because some of these types count dimensions signed and others unsigned.
+  [&]<std::size_t... D>(std::index_sequence<D...>) {
+    ((extents[D] = static_cast<Index>(t.dimension(D))), ...);
+  }(std::make_index_sequence<rank>());
   Index stride = 1;
-  for (int i = 0; i < rank; ++i) {
-    const int d = static_cast<int>(T::Layout) == static_cast<int>(Eigen::RowMajor) ? rank - 1 - i : i;
-    extents[static_cast<std::size_t>(d)] = static_cast<Index>(t.dimension(static_cast<std::size_t>(d)));
-    strides[static_cast<std::size_t>(d)] = stride;
-    stride *= extents[static_cast<std::size_t>(d)];
+  for (std::size_t i = 0; i < rank; ++i) {
+    const std::size_t d = static_cast<int>(T::Layout) == static_cast<int>(Eigen::RowMajor) ? rank - 1 - i : i;
+    strides[d] = stride;
+    stride *= extents[d];
   }
   return TensorView<Element>(data, std::span<const Index>(extents), std::span<const Index>(strides));
 }
