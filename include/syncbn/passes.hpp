@@ -24,7 +24,8 @@ template <class Backend>
 class Moments {
  public:
   /// @brief Of nothing. @param channels  how many.
-  explicit Moments(Index channels = 0) { reset(channels); }
+  explicit Moments(Index channels) { reset(channels); }
+  Moments() = default;  ///< Room for nothing; allocates nothing.
 
   /// @brief Forgets what was accumulated. @param channels  how many from now on; allocates only if there are more.
   void reset(Index channels) {
@@ -54,7 +55,8 @@ template <class Backend>
 class Statistics {
  public:
   /// @brief Room for channels. @param channels  how many.
-  explicit Statistics(Index channels = 0) { resize(channels); }
+  explicit Statistics(Index channels) { resize(channels); }
+  Statistics() = default;  ///< Room for nothing; allocates nothing.
   /// @brief Makes room. @param channels  how many; allocates only if there are more than ever before.
   void resize(Index channels) {
     channels_ = channels;

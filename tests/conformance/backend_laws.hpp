@@ -67,7 +67,8 @@ std::vector<double> on_host(Backend& backend, const syncbn::GradientSums<Backend
 }
 
 template <class T, class Backend>
-HostMoments moments_of(Backend& backend, const std::vector<Index>& extents, const Numbers& x, Placement placement) {
+HostMoments moments_of(Backend& backend, const std::vector<Index>& extents, const std::vector<T>& x,
+                       Placement placement) {
   const BackendTensor<Backend, T> tensor(backend, extents, placement, x);
   syncbn::Moments<Backend> moments(extents[1]);
   backend.accumulate(tensor.read(), moments.pointers());
@@ -75,8 +76,8 @@ HostMoments moments_of(Backend& backend, const std::vector<Index>& extents, cons
 }
 
 template <class T, class Backend>
-std::vector<double> gradient_sums_of(Backend& backend, const std::vector<Index>& extents, const Numbers& dy,
-                                     const Numbers& x, const std::vector<double>& mean, Placement dy_placement,
+std::vector<double> gradient_sums_of(Backend& backend, const std::vector<Index>& extents, const std::vector<T>& dy,
+                                     const std::vector<T>& x, const std::vector<double>& mean, Placement dy_placement,
                                      Placement x_placement) {
   const BackendTensor<Backend, T> dy_tensor(backend, extents, dy_placement, dy);
   const BackendTensor<Backend, T> x_tensor(backend, extents, x_placement, x);
@@ -188,8 +189,8 @@ Numbers propagate_bound(Number dy, Number x, const syncbn::PropagateCoefficients
 }
 
 template <class T, class Backend>
-Numbers normalized(Backend& backend, const std::vector<Index>& extents, const Numbers& x, Placement from, Placement to,
-                   bool& gaps_are_untouched) {
+std::vector<T> normalized(Backend& backend, const std::vector<Index>& extents, const std::vector<T>& x, Placement from,
+                          Placement to, bool& gaps_are_untouched) {
   using P = typename Backend::parameter_type;
   const auto coefficients = to_backend(backend, some_normalize_coefficients<P>(extents[1]));
   const Lookup<syncbn::NormalizeCoefficients<P>> lookup{coefficients.data()};
@@ -197,12 +198,12 @@ Numbers normalized(Backend& backend, const std::vector<Index>& extents, const Nu
   BackendTensor<Backend, T> output(backend, extents, to);
   std::as_const(backend).normalize(input.read(), lookup, output.view());
   gaps_are_untouched = gaps_are_untouched && output.gaps_are_untouched() && input.gaps_are_untouched();
-  return output.numbers();
+  return output.elements();
 }
 
 template <class T, class Backend>
-Numbers propagated(Backend& backend, const std::vector<Index>& extents, const Numbers& dy, const Numbers& x,
-                   std::array<Placement, 3> places, bool& gaps_are_untouched) {
+std::vector<T> propagated(Backend& backend, const std::vector<Index>& extents, const std::vector<T>& dy,
+                          const std::vector<T>& x, std::array<Placement, 3> places, bool& gaps_are_untouched) {
   using P = typename Backend::parameter_type;
   const auto coefficients = to_backend(backend, some_propagate_coefficients<P>(extents[1]));
   const Lookup<syncbn::PropagateCoefficients<P>> lookup{coefficients.data()};
@@ -211,7 +212,7 @@ Numbers propagated(Backend& backend, const std::vector<Index>& extents, const Nu
   BackendTensor<Backend, T> output(backend, extents, places[2]);
   std::as_const(backend).propagate(gradient.read(), input.read(), lookup, output.view());
   gaps_are_untouched = gaps_are_untouched && output.gaps_are_untouched();
-  return output.numbers();
+  return output.elements();
 }
 
 inline Placement next(Placement placement, std::size_t steps) {
@@ -248,10 +249,10 @@ void law_moments() {
   for (const std::vector<Index>& extents : law_shapes()) {
     INFO("shape " << syncbn::shape_text(extents));
     const oracle::Shape shape = shape_of(extents);
-    const Numbers x = law_values<T>(extents, 31);
+    const std::vector<T> x = law_elements<T>(extents, 31);
     const detail::HostMoments moments = detail::moments_of<T>(backend, extents, x, Placement::rows);
     if (!x.empty()) {
-      const Comparison comparison = detail::compare(moments, detail::facts_of(x, shape));
+      const Comparison comparison = detail::compare(moments, detail::facts_of(numbers_of(x), shape));
       INFO(comparison.place());
       CHECK(comparison.worst() <= 1);
     }
@@ -268,7 +269,7 @@ template <class Backend, class T>
 void law_moments_add_up() {
   Backend backend;
   const std::vector<Index> extents{11, 9, 2, 3};
-  const Numbers x = law_values<T>(extents, 32);
+  const std::vector<T> x = law_elements<T>(extents, 32);
   const BackendTensor<Backend, T> tensor(backend, extents, Placement::channels_last, x);
   syncbn::Moments<Backend> moments(9);
   Index first = 0;
@@ -279,7 +280,7 @@ void law_moments_add_up() {
     first = last;
   }
   const Comparison comparison =
-      detail::compare(detail::on_host(backend, moments), detail::facts_of(x, shape_of(extents)));
+      detail::compare(detail::on_host(backend, moments), detail::facts_of(numbers_of(x), shape_of(extents)));
   INFO(comparison.place());
   CHECK(comparison.worst() <= 1);
 }
@@ -291,12 +292,13 @@ void law_channels_are_apart() {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (const Index channels : {Index{3}, Index{8}, Index{21}}) {
     const std::vector<Index> extents{5, channels, 3};
-    Numbers x(shape_of(extents).elements());
+    std::vector<T> x(shape_of(extents).elements());
     std::vector<double> value(static_cast<std::size_t>(channels));
     for (std::size_t c = 0; c < value.size(); ++c)
       value[c] = static_cast<double>(value_of(element<T>(100 * noise(33, c))));
     value[1] = nan;
-    oracle::detail::for_each_element(shape_of(extents), [&](std::size_t i, std::size_t c) { x[i] = value[c]; });
+    oracle::detail::for_each_element(shape_of(extents),
+                                     [&](std::size_t i, std::size_t c) { x[i] = element<T>(value[c]); });
     for (const Placement placement : all_placements) {
       INFO(channels << " channels, " << name(placement));
       const detail::HostMoments moments = detail::moments_of<T>(backend, extents, x, placement);
@@ -318,8 +320,8 @@ void law_gradient_sums() {
   for (const std::vector<Index>& extents : law_shapes()) {
     INFO("shape " << syncbn::shape_text(extents));
     const oracle::Shape shape = shape_of(extents);
-    const Numbers x = law_values<T>(extents, 41);
-    const Numbers dy = law_values<T>(extents, 42);
+    const std::vector<T> x = law_elements<T>(extents, 41);
+    const std::vector<T> dy = law_elements<T>(extents, 42);
     std::vector<double> mean;
     for (Index c = 0; c < extents[1]; ++c) mean.push_back(noise(43, static_cast<std::uint64_t>(c)));
     const std::vector<double> sums =
@@ -327,11 +329,12 @@ void law_gradient_sums() {
 
     Numbers exact(2 * shape.channels), sizes(2 * shape.channels);
     oracle::detail::for_each_element(shape, [&](std::size_t i, std::size_t c) {
-      const Number centred = x[i] - mean[c];
-      exact[c] += dy[i];
-      sizes[c] += std::abs(dy[i]);
-      exact[shape.channels + c] += dy[i] * centred;
-      sizes[shape.channels + c] += std::abs(dy[i] * centred);
+      const Number gradient = value_of(dy[i]);
+      const Number centred = value_of(x[i]) - mean[c];
+      exact[c] += gradient;
+      sizes[c] += std::abs(gradient);
+      exact[shape.channels + c] += gradient * centred;
+      sizes[shape.channels + c] += std::abs(gradient * centred);
     });
     Comparison comparison;
     // n additions in any order, and two roundings of each term.
@@ -356,8 +359,8 @@ template <class Backend, class T>
 void law_gradient_sums_add_up() {
   Backend backend;
   const std::vector<Index> extents{7, 9, 5};
-  const BackendTensor<Backend, T> x(backend, extents, Placement::rows, law_values<T>(extents, 44));
-  const BackendTensor<Backend, T> dy(backend, extents, Placement::rows, law_values<T>(extents, 45));
+  const BackendTensor<Backend, T> x(backend, extents, Placement::rows, law_elements<T>(extents, 44));
+  const BackendTensor<Backend, T> dy(backend, extents, Placement::rows, law_elements<T>(extents, 45));
   const auto mean = to_backend(backend, std::vector<double>(9, 0.5));
   const auto accumulate = [&](Index first, Index last, syncbn::GradientSums<Backend>& sums) {
     backend.accumulate(dy.read().slice(0, first, last), x.read().slice(0, first, last), mean.data(),
@@ -385,14 +388,14 @@ void law_normalize() {
   Backend backend;
   for (const std::vector<Index>& extents : law_shapes()) {
     INFO("shape " << syncbn::shape_text(extents));
-    const Numbers x = law_values<T>(extents, 51);
+    const std::vector<T> x = law_elements<T>(extents, 51);
     bool untouched = true;
-    const Numbers y = detail::normalized<T>(backend, extents, x, Placement::rows, Placement::rows, untouched);
+    const std::vector<T> y = detail::normalized<T>(backend, extents, x, Placement::rows, Placement::rows, untouched);
     const auto coefficients = detail::some_normalize_coefficients<P>(extents[1]);
     Comparison comparison;
     oracle::detail::for_each_element(shape_of(extents), [&](std::size_t i, std::size_t c) {
-      const Numbers expected = detail::normalize_bound<T, P>(x[i], coefficients[c]);
-      comparison.add("y", i, y[i], expected[0], expected[1]);
+      const Numbers expected = detail::normalize_bound<T, P>(value_of(x[i]), coefficients[c]);
+      comparison.add("y", i, value_of(y[i]), expected[0], expected[1]);
     });
     INFO(comparison.place());
     CHECK(comparison.worst() <= 1);
@@ -400,14 +403,14 @@ void law_normalize() {
     for (const Placement placement : all_placements) {
       for (const Placement other : {placement, detail::next(placement, 1), detail::next(placement, 3)}) {
         INFO("x " << name(placement) << ", y " << name(other));
-        CHECK(detail::normalized<T>(backend, extents, x, placement, other, untouched) == y);
+        CHECK(same_elements(detail::normalized<T>(backend, extents, x, placement, other, untouched), y));
       }
       INFO("in place, " << name(placement));
       const auto there = to_backend(backend, coefficients);
       BackendTensor<Backend, T> tensor(backend, extents, placement, x);
       std::as_const(backend).normalize(tensor.read(), detail::Lookup<syncbn::NormalizeCoefficients<P>>{there.data()},
                                        tensor.view());
-      CHECK(tensor.numbers() == y);
+      CHECK(same_elements(tensor.elements(), y));
       CHECK(tensor.gaps_are_untouched());
     }
     CHECK(untouched);
@@ -421,18 +424,18 @@ void law_propagate() {
   Backend backend;
   for (const std::vector<Index>& extents : law_shapes()) {
     INFO("shape " << syncbn::shape_text(extents));
-    const Numbers x = law_values<T>(extents, 61);
-    const Numbers dy = law_values<T>(extents, 62);
+    const std::vector<T> x = law_elements<T>(extents, 61);
+    const std::vector<T> dy = law_elements<T>(extents, 62);
     bool untouched = true;
     const auto in = [&](Placement a, Placement b, Placement c) {
       return detail::propagated<T>(backend, extents, dy, x, {a, b, c}, untouched);
     };
-    const Numbers dx = in(Placement::rows, Placement::rows, Placement::rows);
+    const std::vector<T> dx = in(Placement::rows, Placement::rows, Placement::rows);
     const auto coefficients = detail::some_propagate_coefficients<P>(extents[1]);
     Comparison comparison;
     oracle::detail::for_each_element(shape_of(extents), [&](std::size_t i, std::size_t c) {
-      const Numbers expected = detail::propagate_bound<T, P>(dy[i], x[i], coefficients[c]);
-      comparison.add("dx", i, dx[i], expected[0], expected[1]);
+      const Numbers expected = detail::propagate_bound<T, P>(value_of(dy[i]), value_of(x[i]), coefficients[c]);
+      comparison.add("dx", i, value_of(dx[i]), expected[0], expected[1]);
     });
     INFO(comparison.place());
     CHECK(comparison.worst() <= 1);
@@ -441,15 +444,15 @@ void law_propagate() {
     const detail::Lookup<syncbn::PropagateCoefficients<P>> lookup{there.data()};
     for (const Placement placement : all_placements) {
       INFO(name(placement));
-      CHECK(in(placement, placement, placement) == dx);
-      CHECK(in(placement, detail::next(placement, 1), detail::next(placement, 2)) == dx);
-      CHECK(in(Placement::rows, placement, Placement::rows) == dx);
+      CHECK(same_elements(in(placement, placement, placement), dx));
+      CHECK(same_elements(in(placement, detail::next(placement, 1), detail::next(placement, 2)), dx));
+      CHECK(same_elements(in(Placement::rows, placement, Placement::rows), dx));
       for (const bool over_dy : {true, false}) {
         INFO((over_dy ? "dx is dy" : "dx is x"));
         BackendTensor<Backend, T> a(backend, extents, placement, dy);
         BackendTensor<Backend, T> b(backend, extents, placement, x);
         std::as_const(backend).propagate(a.read(), b.read(), lookup, over_dy ? a.view() : b.view());
-        CHECK((over_dy ? a : b).numbers() == dx);
+        CHECK(same_elements((over_dy ? a : b).elements(), dx));
       }
     }
     CHECK(untouched);
@@ -462,11 +465,11 @@ void law_broadcast() {
   Backend backend;
   const std::vector<Index> small{1, 5, 1};
   const std::vector<Index> extents{4, 5, 3};
-  const BackendTensor<Backend, T> tensor(backend, small, Placement::rows, law_values<T>(small, 71));
-  const Numbers values = tensor.numbers();
+  const BackendTensor<Backend, T> tensor(backend, small, Placement::rows, law_elements<T>(small, 71));
+  const std::vector<T> values = tensor.elements();
   const std::vector<Index> strides{0, 1, 0};
   const syncbn::TensorView<const T, typename Backend::memory_space> broadcast(tensor.read().data(), extents, strides);
-  Numbers repeated(60);
+  std::vector<T> repeated(60);
   oracle::detail::for_each_element(shape_of(extents), [&](std::size_t i, std::size_t c) { repeated[i] = values[c]; });
 
   syncbn::Moments<Backend> moments(5);
@@ -475,7 +478,7 @@ void law_broadcast() {
                   detail::moments_of<T>(backend, extents, repeated, Placement::rows).all()));
 
   const auto mean = to_backend(backend, std::vector<double>(5, 0.25));
-  const Numbers x = law_values<T>(extents, 72);
+  const std::vector<T> x = law_elements<T>(extents, 72);
   const BackendTensor<Backend, T> x_tensor(backend, extents, Placement::padded, x);
   syncbn::GradientSums<Backend> sums(5);
   backend.accumulate(broadcast, x_tensor.read(), mean.data(),
@@ -491,9 +494,9 @@ void law_copies_are_independent() {
   using P = typename Backend::parameter_type;
   Backend backend;
   const std::vector<Index> extents{40, 9, 7};
-  std::array<Numbers, 2> x{law_values<T>(extents, 81), law_values<T>(extents, 82)};
+  std::array<std::vector<T>, 2> x{law_elements<T>(extents, 81), law_elements<T>(extents, 82)};
   std::array<std::vector<double>, 2> expected;
-  std::array<Numbers, 2> expected_y;
+  std::array<std::vector<T>, 2> expected_y;
   bool untouched = true;
   for (std::size_t k = 0; k < 2; ++k) {
     expected[k] = detail::moments_of<T>(backend, extents, x[k], Placement::rows).all();
@@ -512,7 +515,7 @@ void law_copies_are_independent() {
         if (!same_bits(moments.all(), expected[k])) ++wrong[k];
         BackendTensor<Backend, T> tensor(copies[k], extents, Placement::rows, x[k]);
         shared.normalize(tensor.read(), lookup, tensor.view());
-        if (tensor.numbers() != expected_y[k]) ++wrong[k];
+        if (!same_elements(tensor.elements(), expected_y[k])) ++wrong[k];
       }
     });
   }

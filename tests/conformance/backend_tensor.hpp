@@ -76,7 +76,31 @@ inline Place place_of(const std::vector<Index>& extents, Placement placement) {
   return place;
 }
 
-/// @brief A tensor for a backend; numbers go in and out in logical order, row by row over N, C, S...
+/// @brief Numbers in format T, each rounded once.
+template <class T>
+std::vector<T> elements_of(const Numbers& values) {
+  std::vector<T> result;
+  result.reserve(values.size());
+  for (const Number value : values) result.push_back(element<T>(value));
+  return result;
+}
+
+/// @brief The values of elements, exactly.
+template <class T>
+Numbers numbers_of(const std::vector<T>& elements) {
+  Numbers result;
+  result.reserve(elements.size());
+  for (const T e : elements) result.push_back(value_of(e));
+  return result;
+}
+
+/// @brief The same bits.
+template <class T>
+bool same_elements(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+
+/// @brief A tensor for a backend; elements go in and out in logical order, row by row over N, C, S...
 template <class Backend, class T>
 class BackendTensor {
  public:
@@ -94,22 +118,25 @@ class BackendTensor {
     memory_.resize(untouched_.size());
     upload(untouched_);
   }
-  BackendTensor(Backend& backend, std::vector<Index> extents, Placement placement, const Numbers& values)
+  BackendTensor(Backend& backend, std::vector<Index> extents, Placement placement, const std::vector<T>& elements)
       : BackendTensor(backend, std::move(extents), placement) {
     std::size_t i = 0;
-    for_each_offset([&](std::size_t offset) { untouched_[offset] = element<T>(static_cast<double>(values[i++])); });
+    for_each_offset([&](std::size_t offset) { untouched_[offset] = elements[i++]; });
     upload(untouched_);
   }
 
   syncbn::TensorView<T, Space> view() { return {memory_.data() + place_.first, extents_, place_.strides}; }
   syncbn::TensorView<const T, Space> read() const { return {memory_.data() + place_.first, extents_, place_.strides}; }
 
-  Numbers numbers() const {
+  /// @brief The elements in logical order.
+  std::vector<T> elements() const {
     const std::vector<T> host = download();
-    Numbers result;
-    for_each_offset([&](std::size_t offset) { result.push_back(static_cast<Number>(value_of(host[offset]))); });
+    std::vector<T> result;
+    result.reserve(host.size());
+    for_each_offset([&](std::size_t offset) { result.push_back(host[offset]); });
     return result;
   }
+  Numbers numbers() const { return numbers_of(elements()); }
 
   /// @brief Whether nothing but the elements was written to.
   bool gaps_are_untouched() const {
@@ -150,17 +177,17 @@ class BackendTensor {
   typename Backend::template buffer<T> memory_;
 };
 
-/// @brief Values about a mean of each channel's own, representable in T. @param seed  of the noise.
+/// @brief Elements about a mean of each channel's own. @param seed  of the noise.
 template <class T>
-Numbers law_values(const std::vector<Index>& extents, std::uint64_t seed) {
+std::vector<T> law_elements(const std::vector<Index>& extents, std::uint64_t seed) {
   const oracle::Shape shape = shape_of(extents);
-  Numbers values(shape.elements());
+  std::vector<T> elements(shape.elements());
   oracle::detail::for_each_element(shape, [&](std::size_t i, std::size_t c) {
     const double centre = 3 * noise(seed + 1, c);
     const double width = 0.25 + std::abs(noise(seed + 2, c));
-    values[i] = static_cast<Number>(value_of(element<T>(centre + width * noise(seed, i))));
+    elements[i] = element<T>(static_cast<Number>(centre + width * noise(seed, i)));
   });
-  return values;
+  return elements;
 }
 
 /// @brief An array in a backend's memory.

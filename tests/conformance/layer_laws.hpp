@@ -161,7 +161,8 @@ void law_gradient_is_of_all_losses() {
       for (const double shift : shifts) {
         Numbers x = batch.x;
         x[moved(sample)] += shift;
-        const BackendTensor<Backend, T> input(backend, extents, Placement::rows, batch.part(x, plan, c.rank()));
+        const BackendTensor<Backend, T> input(backend, extents, Placement::rows,
+                                              elements_of<T>(batch.part(x, plan, c.rank())));
         layer.forward_without_update(input.read(), y.view(), saved);
         const Numbers values = y.numbers();
         const Number loss = std::inner_product(values.begin(), values.end(), dy.begin(), Number{0});
@@ -213,7 +214,7 @@ void law_evaluation_is_local() {
       syncbn::BatchNorm<1, Backend, Recording> layer(5, options, recording);
       Backend& backend = layer.backend();
       const std::vector<Index> extents{3 + c.rank(), 5};  // each rank may have its own number of samples
-      BackendTensor<Backend, T> x(backend, extents, Placement::rows, law_values<T>(extents, 91));
+      BackendTensor<Backend, T> x(backend, extents, Placement::rows, law_elements<T>(extents, 91));
       BackendTensor<Backend, T> y(backend, extents, Placement::rows);
       typename syncbn::BatchNorm<1, Backend, Recording>::Saved saved;
       recording.record().clear();
@@ -252,7 +253,7 @@ void law_frames_are_as_documented() {
           const bool constant = cancels && channel + 1 == static_cast<std::size_t>(channels);
           values[i] = constant ? 3 : static_cast<Number>(i / static_cast<std::size_t>(channels) % 2);
         });
-        const BackendTensor<Backend, T> x(backend, extents, Placement::rows, values);
+        const BackendTensor<Backend, T> x(backend, extents, Placement::rows, elements_of<T>(values));
         BackendTensor<Backend, T> y(backend, extents, Placement::rows);
         typename syncbn::BatchNorm<1, Backend, Recording>::Saved saved;
         recording.record().clear();
@@ -305,7 +306,7 @@ void law_single_value_is_an_error() {
     Backend& backend = layer.backend();
     const auto forward = [&](Index samples) {
       const std::vector<Index> extents{samples, 2};
-      const BackendTensor<Backend, T> x(backend, extents, Placement::rows, law_values<T>(extents, 93));
+      const BackendTensor<Backend, T> x(backend, extents, Placement::rows, law_elements<T>(extents, 93));
       BackendTensor<Backend, T> y(backend, extents, Placement::rows);
       typename syncbn::BatchNorm<1, Backend, Communicator>::Saved saved;
       layer.forward(x.read(), y.view(), saved);
@@ -340,8 +341,10 @@ void law_micro_batches_are_one_batch() {
       const Index samples = plan.samples[static_cast<std::size_t>(c.rank())];
       const std::vector<Index> extents = extents_for<Dims>(samples, channels);
       Backend backend;
-      BackendTensor<Backend, T> x(backend, extents, Placement::rows, batch.part(batch.x, plan, c.rank()));
-      BackendTensor<Backend, T> dy(backend, extents, Placement::rows, batch.part(batch.dy, plan, c.rank()));
+      BackendTensor<Backend, T> x(backend, extents, Placement::rows,
+                                  elements_of<T>(batch.part(batch.x, plan, c.rank())));
+      BackendTensor<Backend, T> dy(backend, extents, Placement::rows,
+                                   elements_of<T>(batch.part(batch.dy, plan, c.rank())));
       BackendTensor<Backend, T> y(backend, extents, Placement::rows);
       BackendTensor<Backend, T> dx(backend, extents, Placement::rows);
       auto weight = to_backend(backend, std::vector<P>(batch.weight.begin(), batch.weight.end()));
@@ -447,7 +450,7 @@ void law_ranks_agree_on_errors() {
     large.set_name("large");
     const auto forward = [&](Layer& layer, Index channels) {
       const std::vector<Index> extents{2, channels};
-      const BackendTensor<Backend, T> x(layer.backend(), extents, Placement::rows, law_values<T>(extents, 94));
+      const BackendTensor<Backend, T> x(layer.backend(), extents, Placement::rows, law_elements<T>(extents, 94));
       BackendTensor<Backend, T> y(layer.backend(), extents, Placement::rows);
       typename Layer::Saved saved;
       layer.forward(x.read(), y.view(), saved);

@@ -96,6 +96,7 @@ struct Batch {
     }
   }
 
+  /// @brief A rank's samples of x, dy, or another tensor of their shape.
   Numbers part(const Numbers& whole, const StepPlan& plan, int rank) const {
     const auto sample = static_cast<Index>(shape.channels * shape.positions);
     const auto first = whole.begin() + static_cast<std::ptrdiff_t>(plan.samples_before(rank) * sample);
@@ -180,14 +181,14 @@ RankStep training_step(syncbn::BatchNorm<Dims, Backend, Communicator>& layer, co
                        const Batch<T, Dims>& batch, int rank) {
   Backend& backend = layer.backend();
   const std::vector<Index> extents = extents_for<Dims>(plan.samples[static_cast<std::size_t>(rank)], plan.channels);
-  BackendTensor<Backend, T> x(backend, extents, plan.x, batch.part(batch.x, plan, rank));
-  BackendTensor<Backend, T> dy(backend, extents, plan.dy, batch.part(batch.dy, plan, rank));
+  BackendTensor<Backend, T> x(backend, extents, plan.x, elements_of<T>(batch.part(batch.x, plan, rank)));
+  BackendTensor<Backend, T> dy(backend, extents, plan.dy, elements_of<T>(batch.part(batch.dy, plan, rank)));
   BackendTensor<Backend, T> y(backend, extents, plan.y);
   BackendTensor<Backend, T> dx(backend, extents, plan.dx);
   typename syncbn::BatchNorm<Dims, Backend, Communicator>::Saved saved;
   RankStep result;
   if (plan.in_place) {
-    BackendTensor<Backend, T> activations(backend, extents, plan.x, x.numbers());
+    BackendTensor<Backend, T> activations(backend, extents, plan.x, x.elements());
     layer.forward(activations.view(), activations.view(), saved);
     layer.backward(dy.view(), x.read(), saved, dy.view());
     result.y = activations.numbers();

@@ -104,17 +104,17 @@ TEST_CASE("a layer without running statistics takes memory of its channels for i
 
 TEST_CASE("all memory of a layer is a constant times its channels", "[batch_norm]") {
   for (const Index channels : {8, 17}) {
-    Tensors tensors(static_cast<std::size_t>(channels * 33000));
+    Tensors tensors(static_cast<std::size_t>(channels * 66000));
     for (const bool channels_last : {false, true}) {
       const Views t =
-          channels_last ? tensors.channels_last({3, channels, 100, 110}) : tensors.contiguous({3, channels, 100, 110});
+          channels_last ? tensors.channels_last({3, channels, 100, 220}) : tensors.contiguous({3, channels, 100, 220});
       const Allocations before = allocations();
       syncbn::BatchNorm2d<syncbn::CpuBackend<double>> bn(channels);
       decltype(bn)::Saved saved;
       for (int i = 0; i < 2; ++i) step(bn, t, saved);
       const Allocations made = allocations() - before;
       // For each channel: parameters, their gradients and running statistics; moments; statistics; gradient sums on
-      // this rank and on all; their means; and 16 partial results of either reduction (33000 elements have 16
+      // this rank and on all; their means; and 16 partial results of either reduction (66000 elements have 16
       // segments).
       const std::size_t words = 6 + 2 + 3 + 2 + 2 + 2;
       const std::size_t partial = 16 * (sizeof(syncbn::ChannelMoments) + 2 * sizeof(double));

@@ -13,8 +13,8 @@
 #include "support/activations.hpp"
 #include "support/catch.hpp"
 
-// What clang's sanitizers are to know about the OpenMP runtime, which is not instrumented: races that are none, and what
-// it keeps for its threads until the process ends.
+// What clang's sanitizers are to know about the OpenMP runtime, which is not instrumented: races that are none, and
+// what it keeps for its threads until the process ends.
 extern "C" const char* __tsan_default_options() { return "ignore_noninstrumented_modules=1"; }  // NOLINT
 extern "C" const char* __lsan_default_suppressions() { return "leak:libomp"; }                  // NOLINT
 
