@@ -72,11 +72,13 @@ class ThreadGroup {
     sum.parts[at(rank)] = &storage;
     if (++sum.arrived < members_.size()) return;
     if (!same_sizes(sum)) fail("frames of different sizes met in one sum: " + sizes(sum));
+    sum.adding = true;
     lock.unlock();  // nobody else touches this sum until its sequence moves on
     add_up(sum);
     lock.lock();
     for (Storage*& part : sum.parts) part = nullptr;
     sum.arrived = 0;
+    sum.adding = false;
     sum.sequence += most_in_flight;
     changed_.notify_all();
   }
@@ -128,6 +130,7 @@ class ThreadGroup {
   struct Sum {
     std::uint64_t sequence = 0;  // the sum this slot serves now
     std::size_t arrived = 0;
+    bool adding = false;
     std::vector<Storage*> parts;  // by rank
   };
   struct Joining {
@@ -144,7 +147,7 @@ class ThreadGroup {
   template <class Done>
   void wait(std::unique_lock<std::mutex>& lock, const ThreadFlight& flight, const Done& done) {
     const Sum& sum = sums_[flight.sequence % most_in_flight];
-    const auto adding = [&] { return sum.arrived == members_.size(); };  // will be done soon, whatever the clock says
+    const auto adding = [&] { return sum.adding; };  // will be done soon, whatever the clock says
     while (!done()) {
       if (!adding()) {
         if (!failure_.empty()) throw CommunicatorError(failure_);
