@@ -88,6 +88,7 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     // Ranks may share cores: give way at once, and sleep when it takes long.
     constexpr auto patience = std::chrono::milliseconds(2);
     const auto begin = Clock::now();
+    storage.flight.deadline = begin + timeout_;  // time spent on other work since start() does not count
     while (true) {
       int done = 0;
       const int status = MPI_Test(&storage.flight.request, &done, MPI_STATUS_IGNORE);

@@ -63,6 +63,7 @@ class ThreadGroup {
 
   void start(int rank, Storage& storage) {
     std::unique_lock lock(mutex_);
+    if (!failure_.empty()) throw CommunicatorError(failure_);
     Member& member = members_[at(rank)];
     storage.flight = {true, member.next_sequence, Clock::now() + timeout_};
     Sum& sum = sums_[member.next_sequence % most_in_flight];
@@ -91,6 +92,7 @@ class ThreadGroup {
 
   void finish(Storage& storage) {
     std::unique_lock lock(mutex_);
+    storage.flight.deadline = Clock::now() + timeout_;  // time spent on other work since start() does not count
     wait(lock, storage.flight, [&] { return landed(storage.flight); });
     storage.flight.started = false;
   }
