@@ -74,7 +74,7 @@ class ThreadCommunicator {
       ++new_size;
       if (its_key < key || (its_key == key && r < rank_)) ++new_rank;
     }
-    return ThreadCommunicator(group_->join(rank_, color, new_size), new_rank);
+    return ThreadCommunicator(group_->join(rank_, color, new_size, new_rank), new_rank);
   }
 
   /// @brief Numbers the layers that are made with this group. @return 0, 1, ... in order of calls, on each rank.

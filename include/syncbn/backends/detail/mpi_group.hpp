@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <climits>
 #include <cstdint>
@@ -72,7 +73,7 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
 
   void start(Storage& storage) {
     check_usable();
-    storage.flight.deadline = Clock::now() + timeout_;
+    storage.flight.deadline = Clock::now() + std::min<Clock::duration>(timeout_, std::chrono::hours(24 * 365));
     const int status = MPI_Iallreduce(MPI_IN_PLACE, storage.words.get(), static_cast<int>(storage.size), MPI_DOUBLE,
                                       MPI_SUM, communicator_, &storage.flight.request);
     if (status != MPI_SUCCESS) fail("MPI_Iallreduce: " + message(status));
@@ -88,7 +89,9 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     // Ranks may share cores: give way at once, and sleep when it takes long.
     constexpr auto patience = std::chrono::milliseconds(2);
     const auto begin = Clock::now();
-    storage.flight.deadline = begin + timeout_;  // time spent on other work since start() does not count
+    storage.flight.deadline =
+        begin + std::min<Clock::duration>(
+                    timeout_, std::chrono::hours(24 * 365));  // time spent on other work since start() does not count
     while (true) {
       int done = 0;
       const int status = MPI_Test(&storage.flight.request, &done, MPI_STATUS_IGNORE);

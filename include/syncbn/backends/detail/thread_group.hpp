@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <condition_variable>
@@ -65,7 +66,8 @@ class ThreadGroup {
     std::unique_lock lock(mutex_);
     if (!failure_.empty()) throw CommunicatorError(failure_);
     Member& member = members_[at(rank)];
-    storage.flight = {true, member.next_sequence, Clock::now() + timeout_};
+    storage.flight = {true, member.next_sequence,
+                      Clock::now() + std::min<Clock::duration>(timeout_, std::chrono::hours(24 * 365))};
     Sum& sum = sums_[member.next_sequence % most_in_flight];
     // The slot is still taken by the sum 64 frames ago: the other ranks are that far behind.
     wait(lock, storage.flight, [&] { return sum.sequence == storage.flight.sequence; });
@@ -92,7 +94,10 @@ class ThreadGroup {
 
   void finish(Storage& storage) {
     std::unique_lock lock(mutex_);
-    storage.flight.deadline = Clock::now() + timeout_;  // time spent on other work since start() does not count
+    storage.flight.deadline =
+        Clock::now() +
+        std::min<Clock::duration>(
+            timeout_, std::chrono::hours(24 * 365));  // time spent on other work since start() does not count
     wait(lock, storage.flight, [&] { return landed(storage.flight); });
     storage.flight.started = false;
   }
@@ -101,6 +106,7 @@ class ThreadGroup {
   void leave(int rank, const std::string& why) noexcept {
     const std::lock_guard lock(mutex_);
     members_[at(rank)].left = true;
+    for (const auto& [part, part_rank] : members_[at(rank)].parts) part->leave(part_rank, why);
     if (!why.empty() && failure_.empty()) failure_ = "rank " + std::to_string(rank) + " left with an error: " + why;
     changed_.notify_all();
   }
@@ -111,13 +117,14 @@ class ThreadGroup {
   }
 
   // The group of all ranks that come with the same `color` in this rank's next split; `ranks` of them will come.
-  std::shared_ptr<ThreadGroup> join(int rank, int color, int ranks) {
+  std::shared_ptr<ThreadGroup> join(int rank, int color, int ranks, int part_rank) {
     const std::lock_guard lock(mutex_);
     const auto key = std::make_pair(members_[at(rank)].splits++, color);
     Joining& joining = joining_[key];
     if (joining.group == nullptr) joining.group = std::make_shared<ThreadGroup>(ranks);
     const auto group = joining.group;
     group->set_timeout(timeout_);
+    members_[at(rank)].parts.emplace_back(group, part_rank);
     if (++joining.came == ranks) joining_.erase(key);
     return group;
   }
@@ -128,6 +135,7 @@ class ThreadGroup {
     std::uint64_t layers = 0;
     std::uint64_t splits = 0;
     bool left = false;
+    std::vector<std::pair<std::shared_ptr<ThreadGroup>, int>> parts;  // made by split, and the rank in them
   };
   struct Sum {
     std::uint64_t sequence = 0;  // the sum this slot serves now
