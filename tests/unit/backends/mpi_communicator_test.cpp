@@ -194,9 +194,11 @@ TEST_CASE("freeing the user's communicator frees the library's, and ends its use
   const LayerSnapshot before(layer);
   check_all_said(first + "; " + sum_of_ones(communicator),
                  "nothing; CommunicatorError: the communicator is not usable any more: the MPI communicator was freed");
-  const std::string thrown = forward(layer);
-  CHECK(thrown.find("CommunicatorError: forward of layer '#0', exchange 1, rank ") == 0);
-  CHECK(LayerSnapshot(layer) == before);
+  if (world_size() > 1) {  // a group of one exchanges nothing
+    const std::string thrown = forward(layer);
+    CHECK(thrown.find("CommunicatorError: forward of layer '#0', exchange 1, rank ") == 0);
+    CHECK(LayerSnapshot(layer) == before);
+  }
   layer.set_communicator(MpiCommunicator());
   check_all_said(forward(layer), "nothing");
 }
