@@ -126,7 +126,17 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     int finalized = 0;
     MPI_Initialized(&initialized);
     MPI_Finalized(&finalized);
-    return initialized != 0 && finalized == 0;
+    return initialized != 0 && finalized == 0 && !finalizing();
+  }
+
+  // Set by MPI_Finalize, which deletes the attributes of MPI_COMM_SELF before anything else.
+  static bool& finalizing() noexcept {
+    static bool begun = false;
+    return begun;
+  }
+  static int finalize_begins(MPI_Comm, int, void*, void*) noexcept {
+    finalizing() = true;
+    return MPI_SUCCESS;
   }
   static void check_running() {
     if (!running()) throw CommunicatorError("MPI is not running: call MPI_Init before, and MPI_Finalize after");
@@ -147,6 +157,10 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
       int made = MPI_KEYVAL_INVALID;
       check(MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, &user_communicator_freed, &made, nullptr),
             "MPI_Comm_create_keyval");
+      int at_end = MPI_KEYVAL_INVALID;
+      check(MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, &finalize_begins, &at_end, nullptr),
+            "MPI_Comm_create_keyval");
+      check(MPI_Comm_set_attr(MPI_COMM_SELF, at_end, nullptr), "MPI_Comm_set_attr");
       return made;
     }();
     return key;
