@@ -40,7 +40,9 @@ int finalizations = 0;
 
 int world_rank() {
   int rank = 0;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  int finalized = 0;
+  MPI_Finalized(&finalized);  // a layer may outlive MPI
+  if (finalized == 0) MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   return rank;
 }
 int world_size() {
