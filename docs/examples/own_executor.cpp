@@ -35,9 +35,8 @@ class Workers {
 namespace {
 
 // [begin]
-// Copyable, as an executor has to be: a pointer, not a lambda that captures.
 struct OnWorkers {
-  acme::Workers* workers;
+  acme::Workers* workers;  // outlives the layers
 
   template <class Task>
   void operator()(syncbn::Index tasks, const Task& task) const {

@@ -105,7 +105,7 @@ class BatchNorm : public BatchNormState<Backend> {
   void infer(const X& x, Y&& y) const {
     const auto input = detail::read_only(view(x));
     const auto output = view(y);
-    check_forward(input, output, has_running_stats());
+    check_forward(input, output, has_running_stats(), !has_running_stats());
     if (has_running_stats()) {
       const ConstParameterView mean = running_mean();
       const ConstParameterView var = running_var();
@@ -115,7 +115,6 @@ class BatchNorm : public BatchNormState<Backend> {
                          output);
       return;
     }
-    check_more_than_one_value(input);
     Backend backend = backend_;
     Moments<Backend> moments(channels());
     Statistics<Backend> statistics;
@@ -129,21 +128,14 @@ class BatchNorm : public BatchNormState<Backend> {
   /// dx is that of the sum of all ranks' losses; the parameters' gradients are this rank's part of it, to be summed over
   /// ranks by whoever sums the other parameters' gradients.
   /// @param[in] dy  gradient of y. @shape{same as x} @param[in] x  as given to forward(). @param saved  from forward().
-  /// @param[out] dx  may be dy. @shape{same as x}
-  /// @collective{one exchange if @p saved is of a synchronized forward()}
+  /// @param[out] dx  may be dy; or no_gradient, where it is not wanted. @shape{same as x}
+  /// @collective{one exchange if @p saved is of a synchronized forward(); with no_gradient too: others may want theirs}
   /// @throws ShapeError, Error  on every rank alike, before any state changes. @throws CommunicatorError  see there.
   template <readable_by<Backend> D, readable_by<Backend> X, class DX>
-    requires writable_by<DX, Backend> && same_format_as<const D, const X> && same_format_as<const X, DX>
+    requires same_format_as<const D, const X> &&
+             (no_gradient_type<DX> || (writable_by<DX, Backend> && same_format_as<const X, DX>))
   void backward(const D& dy, const X& x, const Saved& saved, DX&& dx) {
     run_backward(dy, x, saved, dx);
-  }
-
-  /// @brief backward() where the input gradient is not wanted. @param dy  gradient of y. @param x  as given to forward().
-  /// @param saved  from forward(). @collective{the same exchange: the others may want theirs}
-  template <readable_by<Backend> D, readable_by<Backend> X>
-    requires same_format_as<const D, const X>
-  void backward(const D& dy, const X& x, const Saved& saved, NoGradient) {
-    run_backward(dy, x, saved, no_gradient);
   }
 
   // ---- Ranks ---------------------------------------------------------------------------------------------------------
@@ -199,7 +191,7 @@ class BatchNorm : public BatchNormState<Backend> {
   void normalize_by_running(const X& x, Y& y, Saved& saved) {
     const auto input = detail::read_only(view(x));
     const auto output = view(y);
-    check_forward(input, output, true);
+    check_forward(input, output, true, false);
     saved.prepare(input);
     saved.batch_statistics = false;
     saved.synchronized = false;
@@ -217,7 +209,7 @@ class BatchNorm : public BatchNormState<Backend> {
     failure.capture([&] {
       input = detail::read_only(view(x));
       output = view(y);
-      check_forward(input, output, update);
+      check_forward(input, output, update, !synchronized);
       saved.prepare(input);
       local_.reset(channels());
       if (synchronized) global_.reset(channels());
@@ -232,7 +224,6 @@ class BatchNorm : public BatchNormState<Backend> {
     } else {
       failure.rethrow();
       count = static_cast<double>(elements_per_channel(input));
-      check_more_than_one_value(input);
     }
     finalize(backend_, synchronized ? global_ : local_, options_.eps, saved.statistics);
     saved.batch_statistics = true;
@@ -249,7 +240,7 @@ class BatchNorm : public BatchNormState<Backend> {
 
   template <class D, class X, class DX>
   void run_backward(const D& dy, const X& x, const Saved& saved, DX& dx) {
-    constexpr bool wants_dx = !std::same_as<std::remove_const_t<DX>, NoGradient>;
+    constexpr bool wants_dx = !no_gradient_type<DX>;
     const bool synchronized = saved.synchronized && communicator().size() > 1;
     RankFailure failure;
     decltype(detail::read_only(view(dy))) gradient;
@@ -299,16 +290,13 @@ class BatchNorm : public BatchNormState<Backend> {
   }
 
   template <class Input, class Output>
-  void check_forward(const Input& x, const Output& y, bool uses_running) const {
+  void check_forward(const Input& x, const Output& y, bool uses_running, bool takes_own_statistics) const {
     check_rank<Dims>(x.rank());
-    if (!always_alone<Communicator> && x.extent(1) == 0) {
-      throw ShapeError("SyncBatchNorm number of input channels should be non-zero");
-    }
+    if constexpr (!always_alone<Communicator>) check_some_channels(x.extent(1));
+    if (takes_own_statistics) check_more_than_one_value(x);
     const char* first = uses_running && has_running_stats() ? "running_mean" : options_.affine ? "weight" : "the layer";
     check_channels(first, channels(), x.extent(1));
-    check_same_shape("y", y.extents(), "x", x.extents());
-    check_no_self_overlap("y", y);
-    check_overlap("y", y, "x", x);
+    detail::check_output(y, x);
   }
 
   using State::backend_;

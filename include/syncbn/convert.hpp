@@ -5,6 +5,7 @@
 #include <memory>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include <syncbn/detail/layer_access.hpp>
 #include <syncbn/lazy.hpp>
@@ -16,10 +17,23 @@ namespace detail {
 // What became of the shared layers met so far, so that two pointers to one layer become two pointers to one layer.
 using ConversionMemo = std::map<const void*, std::shared_ptr<void>>;
 
+// Whether a type is a layer, or names one in its template arguments, as containers do.
+template <class T>
+inline constexpr bool names_layers = false;
+template <template <class...> class Container, class... Elements>
+inline constexpr bool names_layers<Container<Elements...>> = (names_layers<Elements> || ...);
+template <std::size_t Dims, class Backend, class Communicator>
+inline constexpr bool names_layers<BatchNorm<Dims, Backend, Communicator>> = true;
+template <std::size_t Dims, class Backend, class Communicator>
+inline constexpr bool names_layers<LazyBatchNorm<Dims, Backend, Communicator>> = true;
+
 // Everything that is not a layer and holds none stays what it is.
 template <class To, class Module>
 Module convert(Module&& module, const To&, ConversionMemo&) {
-  return std::move(module);
+  static_assert(!names_layers<Module>,
+                "convert_sync_batchnorm: looks into std::tuple, std::pair, std::array, std::vector and std::shared_ptr "
+                "of a layer, not into this type, which holds layers too; convert its elements");
+  return std::forward<Module>(module);
 }
 
 template <class To, std::size_t Dims, class Backend, class From>
@@ -33,15 +47,27 @@ LazyBatchNorm<Dims, Backend, To> convert(LazyBatchNorm<Dims, Backend, From>&& la
   return layer.with_communicator(communicator);
 }
 
+// `share()` makes the new layer, unless another pointer to the old one has been met.
+template <class Converted, class Layer, class Share>
+std::shared_ptr<Converted> convert_once(const std::shared_ptr<Layer>& layer, ConversionMemo& memo, const Share& share) {
+  if (layer == nullptr) return nullptr;
+  std::shared_ptr<void>& converted = memo[layer.get()];
+  if (converted == nullptr) converted = std::make_shared<Converted>(share());
+  return std::static_pointer_cast<Converted>(converted);
+}
+
 template <class To, std::size_t Dims, class Backend, class From>
 std::shared_ptr<BatchNorm<Dims, Backend, To>> convert(std::shared_ptr<BatchNorm<Dims, Backend, From>>&& layer,
                                                       const To& communicator, ConversionMemo& memo) {
-  if (layer == nullptr) return nullptr;
-  std::shared_ptr<void>& converted = memo[layer.get()];
-  if (converted == nullptr) {
-    converted = std::make_shared<BatchNorm<Dims, Backend, To>>(LayerAccess::share(*layer, communicator));
-  }
-  return std::static_pointer_cast<BatchNorm<Dims, Backend, To>>(converted);
+  return convert_once<BatchNorm<Dims, Backend, To>>(layer, memo,
+                                                    [&] { return LayerAccess::share(*layer, communicator); });
+}
+
+template <class To, std::size_t Dims, class Backend, class From>
+std::shared_ptr<LazyBatchNorm<Dims, Backend, To>> convert(std::shared_ptr<LazyBatchNorm<Dims, Backend, From>>&& layer,
+                                                          const To& communicator, ConversionMemo& memo) {
+  return convert_once<LazyBatchNorm<Dims, Backend, To>>(layer, memo,
+                                                        [&] { return layer->with_communicator(communicator); });
 }
 
 // Containers whose types may change with those of their elements. Declared first: they may hold one another.
@@ -51,6 +77,8 @@ template <class To, class First, class Second>
 auto convert(std::pair<First, Second>&& modules, const To& communicator, ConversionMemo& memo);
 template <class To, class Module, std::size_t Size>
 auto convert(std::array<Module, Size>&& modules, const To& communicator, ConversionMemo& memo);
+template <class To, class Module>
+auto convert(std::vector<Module>&& modules, const To& communicator, ConversionMemo& memo);
 
 template <class To, class... Modules>
 auto convert(std::tuple<Modules...>&& modules, const To& communicator, ConversionMemo& memo) {
@@ -77,6 +105,13 @@ auto convert(std::array<Module, Size>&& modules, const To& communicator, Convers
       },
       modules);
 }
+template <class To, class Module>
+auto convert(std::vector<Module>&& modules, const To& communicator, ConversionMemo& memo) {
+  std::vector<decltype(convert<To>(std::declval<Module>(), communicator, memo))> result;
+  result.reserve(modules.size());
+  for (Module& module : modules) result.push_back(convert<To>(std::move(module), communicator, memo));
+  return result;
+}
 
 }  // namespace detail
 
@@ -84,9 +119,10 @@ auto convert(std::array<Module, Size>&& modules, const To& communicator, Convers
 ///
 /// A layer given by value keeps its state: moved from an rvalue, copied from an lvalue. A `std::shared_ptr` to a layer
 /// becomes one to a new layer that shares parameters, gradients, running statistics and counter with the old one, so that
-/// optimizers stay valid; pointers to the same layer become pointers to the same new one. Tuples, pairs and arrays are
-/// converted element by element, also within each other; everything else is passed on. Dims, options, mode, tracking
-/// flag, frozen parameters and names are kept. Layers that are synchronized already change their group.
+/// optimizers stay valid; pointers to the same layer become pointers to the same new one. (A lazy one that has seen no
+/// input has nothing to share yet.) Tuples, pairs, arrays and vectors are converted element by element, also within each
+/// other; what holds no layer is passed on, and another container of layers does not compile. Dims, options, mode,
+/// tracking flag, frozen parameters and names are kept. Layers that are synchronized already change their group.
 /// @param module        by value: a layer, lazy or not, a shared_ptr to one, or a container of modules.
 /// @param communicator  the group. @return the converted module; its type has @p To in place of each communicator.
 template <class Module, communicator To>

@@ -22,8 +22,9 @@ class ShapeError : public std::invalid_argument {
 
 /// @brief The fabric failed: a deadline passed, a rank is gone, frames do not match.
 ///
-/// The communicator cannot be used any more: after a deadline or an error of the fabric its `usable()` is false and every
-/// call throws at once. The layer's state is untouched, and the layer goes on with another communicator.
+/// After a deadline or an error of the fabric the communicator's `usable()` is false and every call throws at once. After
+/// frames that do not match, something else was summed on it out of step, and later sums are not to be relied on. In both
+/// cases the layer's state is untouched, and the layer goes on with another communicator.
 class CommunicatorError : public Error {
  public:
   using Error::Error;

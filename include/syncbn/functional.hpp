@@ -29,17 +29,16 @@ void check_optional(const char* name, const TensorView<T, Space>& v, Index chann
 template <class X, class Y, class Tensors>
 void check_functional(const X& x, const Y& y, const Tensors& tensors, bool training) {
   check_rank<any_dims>(x.rank());
-  if (!training && tensors.running_mean.data() == nullptr)
-    throw Error("running_mean must be defined in evaluation mode");
-  if (!training && tensors.running_var.data() == nullptr) throw Error("running_var must be defined in evaluation mode");
+  // Of no channels, a given tensor may well have a null pointer.
+  const auto absent = [&](const auto& v) { return v.data() == nullptr && (v.rank() == 0 || x.extent(1) > 0); };
+  if (!training && absent(tensors.running_mean)) throw Error("running_mean must be defined in evaluation mode");
+  if (!training && absent(tensors.running_var)) throw Error("running_var must be defined in evaluation mode");
   if (training) check_more_than_one_value(x);
   check_optional("running_mean", tensors.running_mean, x.extent(1));
   check_optional("running_var", tensors.running_var, x.extent(1));
   check_optional("weight", tensors.weight, x.extent(1));
   check_optional("bias", tensors.bias, x.extent(1));
-  check_same_shape("y", y.extents(), "x", x.extents());
-  check_no_self_overlap("y", y);
-  check_overlap("y", y, "x", x);
+  check_output(y, x);
 }
 
 }  // namespace detail

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include <syncbn/detail/config.hpp>
 #include <syncbn/scalar_kind.hpp>
@@ -29,7 +30,9 @@ SYNCBN_HOST_DEVICE inline ChannelMoments merge(ChannelMoments a, ChannelMoments 
   if (b.count == 0) return a;
   const double count = a.count + b.count;
   const double delta = b.mean - a.mean;
-  return {count, a.mean + delta * b.count / count, (a.m2 + b.m2) + delta * delta * a.count * b.count / count};
+  // An infinite mean stays infinite: it does not become NaN because it came in two parts.
+  const double mean = std::isfinite(delta) ? a.mean + delta * b.count / count : a.mean + b.mean;
+  return {count, mean, (a.m2 + b.m2) + delta * delta * a.count * b.count / count};
 }
 
 /// @brief What travels in the first sum over ranks: both words add up by plain addition.
@@ -47,9 +50,9 @@ SYNCBN_HOST_DEVICE inline ChannelSums to_sums(ChannelMoments m) noexcept {
 /// @brief Sums as moments, M2 not yet protected from cancellation: see needs_centred_sums().
 /// @param count  values on all ranks, more than 0. @param sums  added over all ranks. @return  the moments; m2 >= 0.
 SYNCBN_HOST_DEVICE inline ChannelMoments from_sums(double count, ChannelSums sums) noexcept {
-  const double mean = sums.s1 / count;
-  const double m2 = sums.s2 - sums.s1 * mean;
-  return {count, mean, m2 < 0 ? 0 : m2};
+  // The division comes last here too: ranks of different compilers must decide alike about a second sum.
+  const double m2 = sums.s2 - sums.s1 * sums.s1 / count;
+  return {count, sums.s1 / count, m2 < 0 ? 0 : m2};
 }
 
 /// @brief Above this ratio of S2 to M2 the first sums are not accurate enough. @param kind  the format of the data.
@@ -60,11 +63,13 @@ SYNCBN_HOST_DEVICE constexpr double cancellation_limit(ScalarKind kind) noexcept
 
 /// @brief Whether the mean dwarfs the deviation so much that a second sum, about the common mean, is due. A function of
 /// reduced words alone, hence the same answer on every rank. Channels of zeros need none; channels with an infinity or
-/// a NaN would not profit.
+/// a NaN would not profit. Squares that underflow tell nothing.
 /// @param count  values on all ranks. @param sums  added over all ranks. @param limit  cancellation_limit().
 /// @return true if centred sums are needed.
 SYNCBN_HOST_DEVICE inline bool needs_centred_sums(double count, ChannelSums sums, double limit) noexcept {
-  if (count == 0 || sums.s2 == 0 || !std::isfinite(sums.s1)) return false;
+  if (count == 0 || sums.s1 == 0 || !std::isfinite(sums.s1)) return false;
+  constexpr double smallest_normal = std::numeric_limits<double>::min();
+  if (sums.s2 < smallest_normal) return true;
   return !(sums.s2 <= limit * from_sums(count, sums).m2);
 }
 
@@ -98,6 +103,15 @@ SYNCBN_HOST_DEVICE inline double running_update(double running, double value, do
   return (1 - momentum) * running + momentum * value;
 }
 
+/// @brief A number in the parameter type, its largest one where a finite number is beyond: an infinite scale would make
+/// NaN of a deviation of 0. @tparam P  float or double. @param value  any. @return the number.
+template <class P>
+SYNCBN_HOST_DEVICE inline P saturate(double value) noexcept {
+  constexpr double most = static_cast<double>(std::numeric_limits<P>::max());
+  if (std::isfinite(value) && std::abs(value) > most) return static_cast<P>(std::copysign(most, value));
+  return static_cast<P>(value);
+}
+
 /// @brief y = (x - mean) * scale + offset in the parameter type P.
 /// @tparam P  float or double.
 template <class P>
@@ -121,7 +135,7 @@ SYNCBN_HOST_DEVICE inline NormalizeCoefficients<P> normalize_coefficients(double
   const double rest = mean - static_cast<double>(rounded);
   // Without the test an infinite scale (a running variance of 0 and eps = 0) would make 0 * inf of a rest that is 0.
   const double offset = rest == 0 ? bias : bias - rest * scale;
-  return {rounded, static_cast<P>(scale), static_cast<P>(offset)};
+  return {rounded, saturate<P>(scale), saturate<P>(offset)};
 }
 
 /// @brief dx = ((dy - dy_mean) - (x - mean) * slope) * scale + offset in the parameter type P.
@@ -154,8 +168,7 @@ SYNCBN_HOST_DEVICE inline PropagateCoefficients<P> propagate_coefficients(double
   const P rounded = static_cast<P>(mean);
   const double dy_rest = mean_dy - static_cast<double>(dy_rounded);
   const double rest = mean - static_cast<double>(rounded);
-  return {dy_rounded, rounded, static_cast<P>(slope), static_cast<P>(scale),
-          static_cast<P>((rest * slope - dy_rest) * scale)};
+  return {dy_rounded, rounded, saturate<P>(slope), saturate<P>(scale), saturate<P>((rest * slope - dy_rest) * scale)};
 }
 
 }  // namespace SYNCBN_CPU_ISA

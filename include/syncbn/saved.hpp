@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <span>
 
 #include <syncbn/passes.hpp>
@@ -35,5 +36,8 @@ struct SavedForward {
 struct NoGradient {};
 /// @brief The NoGradient to pass.
 inline constexpr NoGradient no_gradient{};
+/// @brief Whether an argument is that. @tparam T  its type, with const and reference.
+template <class T>
+concept no_gradient_type = std::same_as<std::remove_cvref_t<T>, NoGradient>;
 
 }  // namespace syncbn::inline v0

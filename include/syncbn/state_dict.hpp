@@ -67,9 +67,7 @@ LoadResult load_state_dict(BatchNorm<Dims, Backend, Communicator>& layer, const 
   const std::vector<std::string_view> names = detail::state_names(layer.options().affine, layer.has_running_stats());
   LoadResult result = detail::compare_names(names, dict, prefix);
   const std::string problems = detail::problems(result, names, dict, prefix, layer.channels(), strictness);
-  if (!problems.empty()) {
-    throw Error("Error(s) in loading state_dict for " + detail::class_name<Dims, Communicator>() + ":" + problems);
-  }
+  if (!problems.empty()) detail::throw_loading_error(detail::class_name<Dims, Communicator>(), problems);
   // Converted first: from the first write on, nothing may fail.
   const auto values = [&](const char* name) {
     const StateEntry* entry = dict.find(prefix + name);
@@ -91,18 +89,26 @@ LoadResult load_state_dict(BatchNorm<Dims, Backend, Communicator>& layer, const 
   return result;
 }
 
-/// @brief As above; a lazy layer takes its number of channels from the dictionary. @param layer  lazy. @param dict  state.
-/// @param prefix  before each name. @param strictness  of names. @return what did not match.
+/// @brief As above; a lazy layer takes its number of channels from the dictionary, and stays lazy if it comes from one
+/// that was. @param layer  lazy. @param dict  state. @param prefix  before each name. @param strictness  of names.
+/// @return what did not match. @throws Error  as above.
 template <std::size_t Dims, class Backend, class Communicator>
 LoadResult load_state_dict(LazyBatchNorm<Dims, Backend, Communicator>& layer, const StateDict& dict,
                            const std::string& prefix = {}, Strictness strictness = Strictness::strict) {
   if (layer.is_materialized()) return load_state_dict(layer.layer(), dict, prefix, strictness);
   LazyBatchNorm<Dims, Backend, Communicator> candidate = layer;
-  for (const std::string_view name : detail::state_names(layer.options().affine, layer.options().track_running_stats)) {
+  const std::vector<std::string_view> names =
+      detail::state_names(layer.options().affine, layer.options().track_running_stats);
+  for (const std::string_view name : names) {
     const StateEntry* entry = dict.find(prefix + std::string(name));
     if (entry != nullptr && entry->shape.size() == 1) candidate.materialize(entry->shape.front());
   }
-  if (!candidate.is_materialized()) return detail::compare_names({}, dict, prefix);
+  if (!candidate.is_materialized()) {
+    LoadResult result = detail::compare_names(names, dict, prefix);
+    const std::string problems = detail::problems(result, names, dict, prefix, std::nullopt, strictness);
+    if (!problems.empty()) detail::throw_loading_error("Lazy" + detail::class_name<Dims, Communicator>(), problems);
+    return result;
+  }
   LoadResult result = load_state_dict(candidate.layer(), dict, prefix, strictness);
   layer = std::move(candidate);
   return result;

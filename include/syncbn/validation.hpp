@@ -48,6 +48,11 @@ void check_rank(int rank) {
   }
 }
 
+/// @brief Whether there is anything to synchronize. @param channels  of the input. @throws ShapeError if 0.
+inline void check_some_channels(Index channels) {
+  if (channels == 0) throw ShapeError("SyncBatchNorm number of input channels should be non-zero");
+}
+
 /// @brief Whether a per-channel tensor fits the input. @param name  of the tensor. @param have  its channels.
 /// @param input  channels of the input. @throws Error if they differ.
 inline void check_channels(const char* name, Index have, Index input) {
@@ -110,8 +115,11 @@ inline Index reach(const Spans& spans, std::size_t first) noexcept {
 }
 
 // Whether sum(k_i * stride_i) = distance for some |k_i| < extent_i, over the dimensions from `first` on: two such views,
-// `distance` elements apart, share an element. Few branches survive, since the smaller strides must cover the rest.
-inline bool meets(const Spans& spans, std::size_t first, Index distance) noexcept {
+// `distance` elements apart, share an element. Few branches survive, since the smaller strides must cover the rest; but
+// strides can be made up that nest nowhere, and then the search ends after `steps` of them, as if it had found one.
+inline constexpr Index most_steps = 100'000;
+inline bool meets(const Spans& spans, std::size_t first, Index distance, Index& steps) noexcept {
+  if (--steps < 0) return true;
   if (first == spans.size) return distance == 0;
   const auto [extent, stride] = spans.items[first];
   if (stride == 0) return distance == 0;
@@ -120,7 +128,7 @@ inline bool meets(const Spans& spans, std::size_t first, Index distance) noexcep
   const Index slack = rest / stride + 1;
   for (Index k = std::max(nearest - slack, 1 - extent); k <= std::min(nearest + slack, extent - 1); ++k) {
     const Index left = distance - k * stride;
-    if (std::abs(left) <= rest && meets(spans, first + 1, left)) return true;
+    if (std::abs(left) <= rest && meets(spans, first + 1, left, steps)) return true;
   }
   return false;
 }
@@ -128,19 +136,21 @@ inline bool meets(const Spans& spans, std::size_t first, Index distance) noexcep
 }  // namespace detail
 
 /// @brief Whether each element of an output has its own place in memory.
-/// @param name  of the tensor. @param y  the output. @throws ShapeError if two elements share one.
+/// @param name  of the tensor. @param y  the output. @throws ShapeError if two elements share one, and if strides are so
+/// intricate (many dimensions of which none contains the next) that a short search cannot exclude it.
 template <class T, class Space>
 void check_no_self_overlap(const char* name, const TensorView<T, Space>& y) {
   if (y.size() <= 1) return;
   const detail::Spans spans = detail::spans_of(y);
   // Two elements meet iff a difference of indices other than 0 leads nowhere; k is the first of its parts that is not 0.
   // With nested strides (each larger than all smaller ones together reach) there is no such k.
+  Index steps = detail::most_steps;
   bool overlaps = false;
   for (std::size_t i = 0; i < spans.size && !overlaps; ++i) {
     const auto [extent, stride] = spans.items[i];
     const Index rest = detail::reach(spans, i + 1);
     for (Index k = 1; k < extent && k * stride <= rest && !overlaps; ++k) {
-      overlaps = detail::meets(spans, i + 1, k * stride);
+      overlaps = detail::meets(spans, i + 1, k * stride, steps);
     }
     overlaps = overlaps || stride == 0;
   }
@@ -173,13 +183,21 @@ void check_overlap(const char* name, const TensorView<T, Space>& y, const char* 
   const auto x_at = reinterpret_cast<std::intptr_t>(x.data());
   if (same_strides && y_at == x_at) return;
   const auto bytes = static_cast<std::intptr_t>(sizeof(T));
+  Index steps = detail::most_steps;
   const bool apart = same_strides && (y_at - x_at) % bytes == 0 &&
-                     !detail::meets(detail::spans_of(y), 0, static_cast<Index>((y_at - x_at) / bytes));
+                     !detail::meets(detail::spans_of(y), 0, static_cast<Index>((y_at - x_at) / bytes), steps);
   if (apart) return;
   throw ShapeError(std::string(name) + " overlaps " + other_name + " without being the same elements");
 }
 
 namespace detail {
+
+template <class Y, class X>
+void check_output(const Y& y, const X& x) {
+  check_same_shape("y", y.extents(), "x", x.extents());
+  check_no_self_overlap("y", y);
+  check_overlap("y", y, "x", x);
+}
 
 // The tensors of a backward pass against the extents that its forward pass saw.
 template <class D, class X>

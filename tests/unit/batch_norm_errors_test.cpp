@@ -110,6 +110,11 @@ TEST_CASE("one value per channel is refused where the batch normalizes", "[batch
       check_inference_refused(untracked, {1, 2, 1, 1}, text("[1, 2, 1, 1]"));
     }
   }
+  // PyTorch looks at this before it looks at the number of channels.
+  Layer<1> of_three(3);
+  check_input_refused(of_three, {1, 5}, text("[1, 5]"));
+  of_three.eval();
+  check_input_refused(of_three, {1, 5}, "Error: running_mean should contain 5 elements not 3 (x has 5 channels)");
   // None at all is an empty batch, and two are enough.
   Layer<1> layer(3);
   check_input_refused(layer, {1, 3}, text("[1, 3]"));

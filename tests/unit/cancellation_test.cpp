@@ -246,7 +246,9 @@ TEST_CASE("a constant channel gives exactly the bias, on every rank", "[cancella
     }
   };
   for (const double value : {0.0, 1.0, 1e7, 330000.03, 16777215.0, -1e30, 1e-30, 0.1}) check(float{}, value);
-  for (const double value : {0.0, 0.1, 1.0 / 3, 1e7, 1e-150, -1e150, 1e160, 123456789.123}) check(double{}, value);
+  for (const double value : {0.0, 0.1, 1.0 / 3, 1e7, 1e-150, 1e-161, -1e-170, 1e-300, -1e150, 1e160, 123456789.123}) {
+    check(double{}, value);
+  }
 }
 
 TEST_CASE("a second sum is done where it is needed, and nowhere else", "[cancellation]") {

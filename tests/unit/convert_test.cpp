@@ -177,6 +177,36 @@ TEST_CASE("lazy layers are converted, before and after their first input", "[con
   CHECK(LayerSnapshot(reverted.layer()) == LayerSnapshot(synced.layer()));
 }
 
+TEST_CASE("shared lazy layers are converted, and pointers to one stay pointers to one", "[convert]") {
+  using Lazy = syncbn::LazyBatchNorm<1, syncbn::CpuBackend<>, syncbn::SingleProcessCommunicator>;
+  using SyncedLazy = syncbn::LazyBatchNorm<1, syncbn::CpuBackend<>, ThreadCommunicator>;
+  const auto fresh = std::make_shared<Lazy>();
+  const auto used = std::make_shared<Lazy>();
+  used->materialize(3);
+  const auto converted = convert_sync_batchnorm(std::tuple(fresh, used, fresh), group_of(2));
+  STATIC_REQUIRE(std::is_same_v<std::tuple_element_t<0, decltype(converted)>, const std::shared_ptr<SyncedLazy>>);
+  CHECK(std::get<0>(converted) == std::get<2>(converted));
+  CHECK_FALSE(std::get<0>(converted)->is_materialized());
+  REQUIRE(std::get<1>(converted)->is_materialized());
+  used->layer().weight()[1] = 5;
+  CHECK(std::get<1>(converted)->layer().weight()[1] == 5);  // one state
+}
+
+TEST_CASE("vectors are converted, also of pointers and of pairs", "[convert]") {
+  const auto layer = std::make_shared<Plain<2>>(3);
+  const std::vector<std::pair<std::string, std::shared_ptr<Plain<2>>>> blocks{
+      {"a", layer}, {"b", layer}, {"c", nullptr}};
+  const auto converted = convert_sync_batchnorm(blocks, group_of(2));
+  STATIC_REQUIRE(
+      std::is_same_v<decltype(converted), const std::vector<std::pair<std::string, std::shared_ptr<Synced<2>>>>>);
+  REQUIRE(converted.size() == 3);
+  CHECK(converted[1].first == "b");
+  CHECK(converted[0].second == converted[1].second);
+  CHECK(converted[2].second == nullptr);
+  CHECK(convert_sync_batchnorm(std::vector<Plain<1>>(), group_of(2)).empty());
+  CHECK(convert_sync_batchnorm(std::vector{1.5, 2.5}, group_of(2)) == std::vector{1.5, 2.5});
+}
+
 TEST_CASE("converted layers are synchronized", "[convert]") {
   // Bagua's layer is this one over all ranks: the same arguments, and momentum may be empty.
   const Activations<double> whole({6, 3}, values(18, 1));

@@ -232,6 +232,21 @@ TEST_CASE("a failure comes before a disagreement", "[exchange]") {
   check_all_saw(all, "ShapeError: wrong [rank 2 of 3] [layer 'layer']", {512, 512, 512});
 }
 
+TEST_CASE("all ranks name the layer of the one that failed", "[exchange]") {
+  const std::string lengthy(3000, 'l');
+  for (const std::string& name : {std::string("conv1.bn"), std::string(), lengthy}) {
+    const auto thrown = on_thread_ranks(3, [&](ThreadCommunicator c) {
+      Exchange<ThreadCommunicator> exchange(c);
+      exchange.set_name(c.rank() == 1 ? name : "another");
+      Part part;
+      if (c.rank() == 1) part.early = "wrong";
+      return thrown_by([&] { exchange_once(exchange, part); });
+    });
+    CHECK(thrown ==
+          std::vector<std::string>(3, "ShapeError: wrong [rank 1 of 3] [layer '" + name.substr(0, 1400) + "']"));
+  }
+}
+
 TEST_CASE("a message of any length and any bytes reaches every rank", "[exchange]") {
   const std::string lengthy(4000, '\xe9');
   const std::vector<Seen> all = seen_by_all(2, true, [&](int rank) {
@@ -439,7 +454,7 @@ TEST_CASE("frames of something else that meet a header are told from it", "[exch
     });
   });
   CHECK(thrown[0] ==
-        "CommunicatorError:  of layer '#0', exchange 0, rank 0 of 2: frames of different exchanges met in one sum");
+        "CommunicatorError: call of layer '#0', exchange 0, rank 0 of 2: frames of different exchanges met in one sum");
 }
 
 TEST_CASE("a fault of the fabric says which call it met", "[exchange]") {

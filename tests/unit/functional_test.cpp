@@ -281,6 +281,19 @@ TEST_CASE("the functional form refuses outputs that do not fit", "[functional][e
   }
 }
 
+TEST_CASE("of no channels, tensors without elements are given, not absent", "[functional]") {
+  float* const none = nullptr;
+  const syncbn::TensorView<float> x(none, {2, 0, 3});
+  syncbn::BatchNormTensors<float> tensors;
+  CHECK(thrown_by([&] { (void)syncbn::batch_norm(x, x, tensors, false); }) ==
+        "Error: running_mean must be defined in evaluation mode");
+  tensors.running_mean = syncbn::TensorView<float>(none, {0});
+  CHECK(thrown_by([&] { (void)syncbn::batch_norm(x, x, tensors, false); }) ==
+        "Error: running_var must be defined in evaluation mode");
+  tensors.running_var = tensors.running_mean;
+  CHECK(thrown_by([&] { (void)syncbn::batch_norm(x, x, tensors, false); }) == "nothing");
+}
+
 TEST_CASE("the functional form works in place", "[functional]") {
   for (const bool training : {true, false}) {
     Tensors<float> mine(3), other(3);

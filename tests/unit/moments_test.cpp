@@ -92,6 +92,18 @@ TEST_CASE("merging with nothing changes nothing", "[moments]") {
   CHECK(same(merge(m, {0, infinity, infinity}), m));
 }
 
+TEST_CASE("an infinite mean stays infinite, however many parts it came in", "[moments]") {
+  for (const double infinite : {infinity, -infinity}) {
+    const ChannelMoments part{3, infinite, not_a_number};
+    const ChannelMoments finite{2, 1, 4};
+    for (const ChannelMoments& m : {merge(part, part), merge(part, finite), merge(finite, part)}) {
+      CHECK(m.mean == infinite);
+      CHECK_FALSE(std::isfinite(m.m2));
+    }
+  }
+  CHECK(std::isnan(merge({1, infinity, 0}, {1, -infinity, 0}).mean));
+}
+
 TEST_CASE("merging is exact where its numbers are", "[moments]") {
   // {1, 3} and {5, 7, 9, 11}: means 2 and 8, all six 6; M2 = 2 + 20 + 36 * 2 * 4 / 6.
   CHECK(same(merge({2, 2, 2}, {4, 8, 20}), {6, 6, 70}));
@@ -259,6 +271,12 @@ TEST_CASE("which sums ask for a second one", "[moments]") {
       CHECK(asks(7, sums.s1, sums.s2));
     }
   }
+  SECTION("squares that underflow: they tell nothing") {
+    for (const double c : {1e-155, -1e-160, 1e-162, 1e-170, 1e-300}) {
+      const ChannelSums sums = to_sums({7, c, 0});
+      CHECK(needs_centred_sums(7, sums, 0x1p8));
+    }
+  }
   SECTION("exactly beyond the limit") {
     CHECK_FALSE(needs_centred_sums(4, {0, 8}, 1));  // S2 = M2
     CHECK(needs_centred_sums(4, {2, 8}, 1));        // S2 = 8, M2 = 7
@@ -368,6 +386,17 @@ TEMPLATE_TEST_CASE("a constant channel gives exactly the bias, at any magnitude"
     }
   }
   SUCCEED();
+}
+
+TEMPLATE_TEST_CASE("a scale beyond P's range is P's largest: no NaN of a deviation of 0", "[moments]", float, double) {
+  for (const double weight : {1.0, -1.0, 1e200}) {
+    const auto k = syncbn::normalize_coefficients<TestType>(3, syncbn::batch_inverse_deviation(0, 1e-80), weight, 0.5);
+    CHECK(std::isfinite(k.scale));
+    CHECK((k.scale < 0) == (weight < 0));
+    CHECK(k(TestType{3}) == TestType{0.5});
+  }
+  const auto k = syncbn::propagate_coefficients<TestType>(3, syncbn::batch_inverse_deviation(0, 1e-80), 1, 2, 0);
+  CHECK(k(TestType{2}, TestType{3}) == 0);
 }
 
 TEMPLATE_TEST_CASE("an infinite scale, of a running variance 0 and eps = 0", "[moments]", float, double) {

@@ -265,3 +265,29 @@ TEST_CASE("the state of a lazy layer without channels cannot be loaded into anot
   CHECK(thrown_by([&] { load_state_dict(other, dict); }) == "nothing");
   CHECK_FALSE(other.is_materialized());
 }
+
+TEST_CASE("a lazy layer that gets no channels is as strict about names", "[state_dict]") {
+  using Lazy = syncbn::LazyBatchNorm<2, syncbn::CpuBackend<>, syncbn::SingleProcessCommunicator>;
+  const std::string error_of_lazy = "Error: Error(s) in loading state_dict for LazyBatchNorm2d:";
+  Lazy lazy;
+  const auto load = [&](const StateDict& dict, syncbn::Strictness strictness) {
+    return thrown_by([&] { load_state_dict(lazy, dict, "", strictness); });
+  };
+  StateDict dict = without(state_dict(lazy), "bias");
+  CHECK(load(dict, syncbn::Strictness::strict) == error_of_lazy + "\n\tMissing key(s) in state_dict: \"bias\". ");
+  CHECK(load(dict, syncbn::Strictness::tolerant) == "nothing");
+  CHECK(load_state_dict(lazy, dict, "", syncbn::Strictness::tolerant).missing == std::vector<std::string>{"bias"});
+  dict = state_dict(lazy);
+  dict.entries.push_back({"scale", {}, std::vector<float>{1}});
+  CHECK(load(dict, syncbn::Strictness::strict) == error_of_lazy + "\n\tUnexpected key(s) in state_dict: \"scale\". ");
+  CHECK(load(dict, syncbn::Strictness::tolerant) == "nothing");
+  CHECK(load(StateDict(), syncbn::Strictness::strict).find("Missing key(s) in state_dict: \"weight\", \"bias\"") !=
+        std::string::npos);
+  // A shape, but not one value per channel.
+  dict = state_dict(lazy);
+  for (StateEntry& entry : dict.entries) {
+    if (entry.name == "weight") entry = {"weight", {2, 3}, std::vector<float>(6)};
+  }
+  CHECK(load(dict, syncbn::Strictness::tolerant).find(error_of_lazy + "\n\tsize mismatch for weight") == 0);
+  CHECK_FALSE(lazy.is_materialized());
+}

@@ -185,6 +185,15 @@ TEST_CASE("usual outputs do not overlap themselves", "[validation]") {
   CHECK(overlaps_itself(TensorView<float>(nullptr, {1 << 20, 1 << 20}, {(1 << 20) - 1, 1})));
 }
 
+TEST_CASE("strides made up to be searched for ever are refused instead", "[validation]") {
+  std::vector<Index> extents, strides;
+  for (Index d = 0; d < 8; ++d) {
+    extents.push_back(12);
+    strides.push_back(1'000'003 + 2 * d * d * d);
+  }
+  CHECK(overlaps_itself(at(0, extents, strides)));
+}
+
 TEST_CASE("the text about an output that overlaps itself", "[validation]") {
   CHECK(thrown_by([] { syncbn::check_no_self_overlap("dx", at(0, {4, 3}, {0, 1})); }) ==
         "ShapeError: dx overlaps itself: elements of shape [4, 3] with strides [0, 1] share memory");

@@ -77,7 +77,7 @@ class CpuBackend {
   }
 
   /// @brief Adds the moments of x. @param x  activations, rank >= 2. @shape{(N, C, S...)}
-  /// @param moments  merged with those of x; unchanged if x is empty.
+  /// @param moments  merged with those of x; unchanged if x has no values in a channel.
   template <class T>
   void accumulate(TensorView<const T> x, MomentsPointers moments) {
     const auto source = syncbn::detail::storage_view(x);

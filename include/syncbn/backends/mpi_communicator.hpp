@@ -55,14 +55,11 @@ class MpiCommunicator {
   /// @throws CommunicatorError past the deadline; MPI cannot tell which ranks are missing.
   void finish(frame& f, HostQueue&) { group_->finish(f.storage()); }
 
-  /// @brief The ranks that gave the same color. @collective{MPI_Comm_split}
+  /// @brief The ranks that gave the same color. @collective{MPI_Allreduce, MPI_Comm_split}
   /// @param color  0 or more. @param key  orders the ranks of the new group. @return the new communicator, with the old
   /// one's timeout. Its last copy frees the MPI communicator, which is collective in MPI's words: let go of it on all ranks.
-  /// @throws Error if the color is negative. @throws CommunicatorError if MPI reports an error.
-  MpiCommunicator split(int color, int key) {
-    if (color < 0) throw Error("split: rank " + std::to_string(rank()) + " gave a negative color");
-    return MpiCommunicator(group_->split(color, key));
-  }
+  /// @throws Error if a color is negative, on every rank. @throws CommunicatorError if MPI reports an error.
+  MpiCommunicator split(int color, int key) { return MpiCommunicator(group_->split(color, key)); }
 
   /// @brief Numbers the layers that are made with this group. @return 0, 1, ... in order of calls, on each rank.
   std::uint64_t next_ordinal() noexcept { return group_->next_ordinal(); }

@@ -56,7 +56,11 @@ inline void read_text(const double* words, Text& to) noexcept {
     to.characters[i] = static_cast<char>(packed >> (8 * (i % characters_per_word)) & 0xffU);
   }
 }
-static_assert(1 + RankFailure::longest_message / characters_per_word < header_frame_words - header::payload);
+// A message may be followed by a second text, the name of a layer.
+inline constexpr Index words_per_message = 1 + static_cast<Index>(RankFailure::longest_message / characters_per_word);
+inline constexpr std::size_t longest_name = 1400;
+static_assert(words_per_message + 1 + static_cast<Index>(longest_name / characters_per_word) <
+              header_frame_words - header::payload);
 
 // `sum()` adds the words of the frame at `words` over all ranks. `describe()` says what this rank was calling in `layer`.
 template <class Sum, class Describe>
@@ -87,12 +91,15 @@ template <class Sum, class Describe>
     if (rank == speaker) {
       words[0] = static_cast<double>(failure.kind());
       write_text(payload, failure.message());
+      write_text(payload + words_per_message, std::string_view(layer).substr(0, longest_name));
     }
     sum();
     Text message;
+    Text name;
     read_text(payload, message);
+    read_text(payload + words_per_message, name);
     throw_failure(static_cast<FailureKind>(words[0]),
-                  std::string(message.view()) + from(speaker) + " [layer '" + layer + "']");
+                  std::string(message.view()) + from(speaker) + " [layer '" + std::string(name.view()) + "']");
   }
 
   bool differs = false;

@@ -14,15 +14,15 @@ namespace syncbn::inline v0 {
 
 /// @brief One exchange as a rank understands it. Ranks whose calls differ in any member throw, all of them.
 struct ExchangeCall {
-  const char* operation = "";  ///< "forward", "backward"; a text that outlives the call
-  Index channels = 0;          ///< of the tensors
-  std::int64_t dims = 0;       ///< the layer's Dims; -1 for any
-  ScalarKind kind{};           ///< element format of the tensors
-  std::int64_t words = 0;      ///< summed for each channel
-  double eps = 0;              ///< of the layer
-  double momentum = 0;         ///< of the layer; NaN for a cumulative average
-  std::uint64_t flags = 0;     ///< affine, tracking and the like, as bits
-  std::int64_t batches = -1;   ///< num_batches_tracked before the call; -1 where there is none
+  const char* operation = "call";  ///< "forward", "backward"; a text that outlives the call
+  Index channels = 0;              ///< of the tensors
+  std::int64_t dims = 0;           ///< the layer's Dims; -1 for any
+  ScalarKind kind{};               ///< element format of the tensors
+  std::int64_t words = 0;          ///< summed for each channel
+  double eps = 0;                  ///< of the layer
+  double momentum = 0;             ///< of the layer; NaN for a cumulative average
+  std::uint64_t flags = 0;         ///< affine, tracking and the like, as bits
+  std::int64_t batches = -1;       ///< num_batches_tracked before the call; -1 where there is none
 };
 
 namespace detail {

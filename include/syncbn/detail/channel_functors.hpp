@@ -153,7 +153,7 @@ struct ScaleChannel {
   Index weight_stride;
 
   SYNCBN_HOST_DEVICE NormalizeCoefficients<P> operator()(Index c) const noexcept {
-    return {P{0}, static_cast<P>(element_or(weight, weight_stride, c, 1) * inverse_deviation[c]), P{0}};
+    return {P{0}, saturate<P>(element_or(weight, weight_stride, c, 1) * inverse_deviation[c]), P{0}};
   }
 };
 

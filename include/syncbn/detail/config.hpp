@@ -9,26 +9,46 @@
 #define SYNCBN_HOST_DEVICE
 #endif
 
-// CPU kernels live in an inline namespace of this name. Two translation units compiled with different -m flags then have
-// kernels of different names, and the linker cannot replace one by the other.
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#define SYNCBN_CPU_ISA isa_avx512
+// CPU kernels live in an inline namespace of this name, made of what decides about packets and fused products: isa_avx2_fma.
+// Two translation units compiled with different -m flags then have kernels of different names, and the linker cannot
+// replace one by the other.
+#if defined(EIGEN_DONT_VECTORIZE)
+#define SYNCBN_ISA_WIDTH scalar
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define SYNCBN_ISA_WIDTH avx512
 #elif defined(__AVX512F__)
-#define SYNCBN_CPU_ISA isa_avx512f
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define SYNCBN_CPU_ISA isa_avx2_fma_f16c
-#elif defined(__AVX2__) && defined(__FMA__)
-#define SYNCBN_CPU_ISA isa_avx2_fma
+#define SYNCBN_ISA_WIDTH avx512f
 #elif defined(__AVX2__)
-#define SYNCBN_CPU_ISA isa_avx2
+#define SYNCBN_ISA_WIDTH avx2
 #elif defined(__AVX__)
-#define SYNCBN_CPU_ISA isa_avx
+#define SYNCBN_ISA_WIDTH avx
 #elif defined(__SSE4_2__)
-#define SYNCBN_CPU_ISA isa_sse4_2
+#define SYNCBN_ISA_WIDTH sse4_2
+#elif defined(__SSE4_1__)
+#define SYNCBN_ISA_WIDTH sse4_1
+#elif defined(__SSSE3__)
+#define SYNCBN_ISA_WIDTH ssse3
+#elif defined(__SSE3__)
+#define SYNCBN_ISA_WIDTH sse3
 #elif defined(__SSE2__)
-#define SYNCBN_CPU_ISA isa_sse2
+#define SYNCBN_ISA_WIDTH sse2
 #elif defined(__ARM_NEON)
-#define SYNCBN_CPU_ISA isa_neon
+#define SYNCBN_ISA_WIDTH neon
 #else
-#define SYNCBN_CPU_ISA isa_portable
+#define SYNCBN_ISA_WIDTH portable
 #endif
+
+#if defined(__FMA__) || defined(__FMA4__)
+#define SYNCBN_ISA_FMA _fma
+#else
+#define SYNCBN_ISA_FMA
+#endif
+#if defined(__F16C__)
+#define SYNCBN_ISA_F16 _f16c
+#else
+#define SYNCBN_ISA_F16
+#endif
+
+#define SYNCBN_JOIN_4(a, b, c, d) a##b##c##d
+#define SYNCBN_JOIN(a, b, c, d) SYNCBN_JOIN_4(a, b, c, d)
+#define SYNCBN_CPU_ISA SYNCBN_JOIN(isa_, SYNCBN_ISA_WIDTH, SYNCBN_ISA_FMA, SYNCBN_ISA_F16)

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -48,9 +49,10 @@ inline std::size_t count_of(const StateEntry& entry) {
   return std::visit([](const auto& values) { return values.size(); }, entry.values);
 }
 
-// Everything that forbids loading, a line each; empty if nothing does.
+// Everything that forbids loading, a line each; empty if nothing does. No channels: a lazy layer, which takes tensors
+// without a shape and gets its channels from any other.
 inline std::string problems(const LoadResult& result, const std::vector<std::string_view>& names, const StateDict& dict,
-                            const std::string& prefix, Index channels, Strictness strictness) {
+                            const std::string& prefix, std::optional<Index> channels, Strictness strictness) {
   std::string text;
   if (strictness == Strictness::strict && !result.missing.empty()) {
     text += "\n\tMissing key(s) in state_dict: " + quoted(result.missing) + ". ";
@@ -62,9 +64,10 @@ inline std::string problems(const LoadResult& result, const std::vector<std::str
     const StateEntry* entry = dict.find(prefix + std::string(name));
     if (entry == nullptr) continue;
     std::vector<Index> shape;
-    if (name != counter_name) shape.push_back(channels);
-    const std::size_t count = name == counter_name ? 1 : static_cast<std::size_t>(channels);
+    if (name != counter_name) shape.push_back(channels.value_or(0));
+    const std::size_t count = name == counter_name ? 1 : static_cast<std::size_t>(channels.value_or(0));
     if (entry->uninitialized) {
+      if (!channels) continue;
       text += "\n\tCan't access the shape of an uninitialized parameter or buffer: " + entry->name +
               " comes from a lazy layer that has seen no input.";
     } else if (entry->shape != shape) {
@@ -76,6 +79,10 @@ inline std::string problems(const LoadResult& result, const std::vector<std::str
     }
   }
   return text;
+}
+
+[[noreturn]] inline void throw_loading_error(const std::string& layer, const std::string& problems) {
+  throw Error("Error(s) in loading state_dict for " + layer + ":" + problems);
 }
 
 template <class P>

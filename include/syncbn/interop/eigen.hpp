@@ -14,9 +14,14 @@ namespace syncbn::inline v0 {
 
 namespace detail {
 
-// Whatever of Eigen's dense classes lies in memory with strides.
+template <class Derived>
+void takes_dense(const Eigen::DenseBase<Derived>&);
+
+// Whatever of Eigen's dense classes lies in memory with strides. Segments of vectors derive from blocks, and so are no
+// DenseBase of themselves.
 template <class T>
-concept eigen_dense = std::derived_from<T, Eigen::DenseBase<T>> && requires(const T& t) {
+concept eigen_dense = requires(const T& t) {
+  takes_dense(t);
   t.data();
   { t.innerStride() } -> std::convertible_to<Index>;
   { t.outerStride() } -> std::convertible_to<Index>;

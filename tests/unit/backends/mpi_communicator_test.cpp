@@ -294,6 +294,11 @@ TEST_CASE("split refuses a negative color, and goes on", "[mpi]") {
   const std::string thrown = thrown_by([&] { static_cast<void>(world.split(-1, 0)); });
   CHECK(thrown.find("Error: split: rank ") == 0);
   check_all_said(sum_of_ones(world), "nothing");
+  // A mistake of one rank: the others do not wait for it.
+  const int last = world_size() - 1;
+  check_all_said(thrown_by([&] { static_cast<void>(world.split(world_rank() == last ? -5 : 0, 0)); }),
+                 "Error: split: rank " + std::to_string(last) + " gave a negative color");
+  check_all_said(sum_of_ones(world), "nothing");
 }
 
 TEST_CASE("split has the timeout of the whole", "[mpi]") {

@@ -207,6 +207,20 @@ TEMPLATE_TEST_CASE("a layer on Eigen's matrices", "[eigen]", float, Eigen::half,
                          [](const TensorView<TestType>& v, Index i, Index j) { return v(i, j); }));
 }
 
+TEST_CASE("segments of vectors are tensors of one dimension", "[eigen]") {
+  Eigen::VectorXf v = Eigen::VectorXf::LinSpaced(7, 0, 6);
+  const auto segment = syncbn::view(v.segment(2, 3));
+  CHECK(segment.rank() == 1);
+  CHECK(segment.extent(0) == 3);
+  CHECK(segment.data() == v.data() + 2);
+  const Eigen::MatrixXf m = Eigen::MatrixXf::Random(4, 5);
+  const auto head = syncbn::view(m.row(1).head(4));  // read-only, with the stride of a row
+  STATIC_REQUIRE(std::is_same_v<decltype(head)::element_type, const float>);
+  CHECK(head.stride(0) == 4);
+  CHECK(head[3] == m(1, 3));
+  CHECK(syncbn::view(v.tail(2))[1] == 6);
+}
+
 TEST_CASE("maps and blocks may be temporaries, also as outputs", "[eigen]") {
   const Eigen::MatrixXf x = Eigen::MatrixXf::Random(6, 4);
   std::vector<float> memory(24);

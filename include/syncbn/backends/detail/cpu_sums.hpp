@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include <syncbn/backends/detail/cpu_geometry.hpp>
 #include <syncbn/moments.hpp>
@@ -64,6 +65,11 @@ struct TwoSums {
   double dy_centred = 0;
 };
 
+// About a mean that is not finite there are no deviations, in whatever layout.
+inline double centred_sum(double sum, double mean) noexcept {
+  return std::isfinite(mean) ? sum : std::numeric_limits<double>::quiet_NaN();
+}
+
 template <class Load>
 TwoSums gradient_sums_of_block(const Load* dy, const Load* x, Index n, double mean) noexcept {
   const Lanes origin = Lanes::all(mean);
@@ -74,7 +80,7 @@ TwoSums gradient_sums_of_block(const Load* dy, const Load* x, Index n, double me
     sum = sum + g;
     centred = multiply_add(g, load_lanes(x, i, n, mean) - origin, centred);
   }
-  return {sum_of_lanes(sum), sum_of_lanes(centred)};
+  return {sum_of_lanes(sum), centred_sum(sum_of_lanes(centred), mean)};
 }
 
 // ---- Eight neighbouring channels at once -----------------------------------------------------------------------------
@@ -164,7 +170,7 @@ void gradient_sums_of_channels(const Storage* dy_channels, const Storage* x_chan
   double centred_sums[lane_count];
   sum_lanes_of_channels(sum, sums);
   sum_lanes_of_channels(centred, centred_sums);
-  for (int c = 0; c < lane_count; ++c) out[c] = {sums[c], centred_sums[c]};
+  for (int c = 0; c < lane_count; ++c) out[c] = {sums[c], centred_sum(centred_sums[c], mean[c])};
 }
 
 }  // namespace cpu

@@ -46,7 +46,7 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     auto group = std::make_shared<MpiGroup>(copy);
     auto kept = std::make_unique<std::shared_ptr<MpiGroup>>(group);
     check(MPI_Comm_set_attr(user, key, kept.get()), "MPI_Comm_set_attr");
-    kept.release();  // user_communicator_freed() deletes it
+    static_cast<void>(kept.release());  // user_communicator_freed() deletes it
     return group;
   }
 
@@ -112,8 +112,12 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
 
   std::shared_ptr<MpiGroup> split(int color, int key) {
     check_usable();
+    int first_wrong = color < 0 ? rank_ : size_;
+    int status = MPI_Allreduce(MPI_IN_PLACE, &first_wrong, 1, MPI_INT, MPI_MIN, communicator_);
+    if (status != MPI_SUCCESS) fail("MPI_Allreduce: " + message(status));
+    if (first_wrong < size_) throw Error("split: rank " + std::to_string(first_wrong) + " gave a negative color");
     MPI_Comm part = MPI_COMM_NULL;
-    const int status = MPI_Comm_split(communicator_, color, key, &part);
+    status = MPI_Comm_split(communicator_, color, key, &part);
     if (status != MPI_SUCCESS) fail("MPI_Comm_split: " + message(status));
     auto group = std::make_shared<MpiGroup>(part);
     group->set_timeout(timeout_);
@@ -188,7 +192,8 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     if (landed_all && failure_.empty()) {
       MPI_Comm_free(&communicator_);
     } else if (!landed_all) {
-      new FramePool<MpiFlight>(std::move(pool_));
+      *left_to_process_ = std::move(pool_);
+      static_cast<void>(left_to_process_.release());
     }
     communicator_ = MPI_COMM_NULL;
   }
@@ -213,6 +218,8 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
   int size_ = 1;
   std::uint64_t layers_ = 0;
   FramePool<MpiFlight> pool_;
+  // Made beforehand: where it is needed nothing may fail.
+  std::unique_ptr<FramePool<MpiFlight>> left_to_process_ = std::make_unique<FramePool<MpiFlight>>();
   std::string failure_;  // empty while the group is usable
   Clock::duration timeout_ = std::chrono::minutes(10);
 };
