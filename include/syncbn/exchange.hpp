@@ -48,7 +48,7 @@ class Exchange {
     }
     if constexpr (detail::numbers_layers<Communicator>) {
       const std::uint64_t ordinal = communicator_.next_ordinal();
-      if (!has_own_name_) name_ = "#" + std::to_string(ordinal);
+      if (!has_own_name_) name_ = std::string("#") + std::to_string(ordinal);
     }
     if (communicator_.size() > 1) acquire_header();
   }

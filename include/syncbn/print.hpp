@@ -23,7 +23,7 @@ std::string class_name() {
 
 inline std::string arguments_text(Index channels, const BatchNormOptions& options, bool tracks) {
   const auto python_bool = [](bool value) { return value ? "True" : "False"; };
-  return "(" + std::to_string(channels) + ", eps=" + python_number(options.eps) +
+  return std::string("(") + std::to_string(channels) + ", eps=" + python_number(options.eps) +
          ", momentum=" + (options.momentum ? python_number(*options.momentum) : "None") +
          ", affine=" + python_bool(options.affine) + ", track_running_stats=" + python_bool(tracks) + ")";
 }
