@@ -4,6 +4,7 @@
 build_packages=(g++ cmake ninja-build libeigen3-dev)
 openmpi_packages=(libopenmpi-dev openmpi-bin)
 mpich_packages=(libmpich-dev mpich)
+bench_packages=(libbenchmark-dev libdnnl-dev libtorch-dev ocl-icd-opencl-dev opencl-headers python3-matplotlib)
 test_packages=("${build_packages[@]}" "${openmpi_packages[@]}" catch2)
 
 die() {

@@ -214,21 +214,22 @@ class BatchNorm : public BatchNormState<Backend> {
       local_.reset(channels());
       if (synchronized) global_.reset(channels());
     });
-    if (synchronized) begin(input, "forward", update, failure);
-    failure.capture([&] { accumulate(backend_, input, local_); });
     double count = 0;
     if (synchronized) {
+      begin(input, "forward", update, failure);
+      failure.capture([&] { accumulate(backend_, input, local_); });
       start_exchange(exchange_, backend_, local_);
       count = finish_exchange(exchange_, backend_, local_, global_);
       check_more_than_one_value(count, communicator().size());
+      finalize(backend_, global_, options_.eps, saved.statistics);
+      normalize(backend_, input, saved.statistics, weight(), bias(), output);
     } else {
       failure.rethrow();
       count = static_cast<double>(elements_per_channel(input));
+      normalize_alone(backend_, input, options_.eps, local_, saved.statistics, weight(), bias(), output);
     }
-    finalize(backend_, synchronized ? global_ : local_, options_.eps, saved.statistics);
     saved.batch_statistics = true;
     saved.synchronized = synchronized;
-    normalize(backend_, input, saved.statistics, weight(), bias(), output);
     if (update && count > 0) commit(saved.statistics);
   }
 
@@ -259,19 +260,23 @@ class BatchNorm : public BatchNormState<Backend> {
       global_sums_.reset(channels());
       coefficients_.reset(channels());
     });
-    if (synchronized) begin(input, "backward", false, failure);
-    failure.capture([&] { accumulate(backend_, gradient, input, saved.statistics, local_sums_); });
     if (synchronized) {
+      begin(input, "backward", false, failure);
+      failure.capture([&] { accumulate(backend_, gradient, input, saved.statistics, local_sums_); });
       start_exchange(exchange_, backend_, local_sums_);
       finish_exchange(exchange_, backend_, global_sums_);
+      if constexpr (wants_dx) {
+        finalize(backend_, global_sums_, saved.statistics, coefficients_);
+        propagate(backend_, gradient, input, saved.statistics, coefficients_, weight(), output);
+      }
     } else {
       failure.rethrow();
-    }
-    if constexpr (wants_dx) {
-      if (saved.batch_statistics) {
-        finalize(backend_, synchronized ? global_sums_ : local_sums_, saved.statistics, coefficients_);
-        propagate(backend_, gradient, input, saved.statistics, coefficients_, weight(), output);
+      if constexpr (!wants_dx) {
+        accumulate(backend_, gradient, input, saved.statistics, local_sums_);
+      } else if (saved.batch_statistics) {
+        propagate_alone(backend_, gradient, input, saved.statistics, local_sums_, coefficients_, weight(), output);
       } else {
+        accumulate(backend_, gradient, input, saved.statistics, local_sums_);
         propagate(backend_, gradient, saved.statistics, weight(), output);
       }
     }

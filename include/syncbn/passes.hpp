@@ -191,6 +191,40 @@ void normalize(const Backend& backend, const X& x, const Statistics<Backend>& st
                     view(y));
 }
 
+/// @brief accumulate(), finalize() and normalize() of a batch on this process alone, by one walk over memory where the
+/// backend has one.
+/// @param backend  whose kernels. @param x  activations. @shape{(N, C, S...)} @param eps  added inside the root.
+/// @param moments  become those of x. @param statistics  filled. @param weight  one per channel, or a view of nothing: 1.
+/// @param bias  likewise: 0. @param y  may be x. @shape{same as x}
+/// @determinism{the same bits as by the three}
+template <backend Backend, readable_by<Backend> X, class Y>
+  requires writable_by<Y, Backend> && same_format_as<const X, Y>
+void normalize_alone(Backend& backend, const X& x, double eps, Moments<Backend>& moments,
+                     Statistics<Backend>& statistics,
+                     TensorView<const typename Backend::parameter_type, typename Backend::memory_space> weight,
+                     TensorView<const typename Backend::parameter_type, typename Backend::memory_space> bias, Y&& y) {
+  using Element = typename view_t<const X>::value_type;
+  using P = typename Backend::parameter_type;
+  const TensorView<const Element, typename Backend::memory_space> input(view(x));
+  const auto output = view(y);
+  moments.reset(input.extent(1));
+  statistics.resize(input.extent(1));
+  const detail::FinalizeMoments finish{
+      moments.count(),    moments.mean(),    moments.m2(),          eps,
+      statistics.count(), statistics.mean(), statistics.variance(), statistics.inverse_deviation()};
+  const detail::NormalizeChannel<P> coefficients_of{
+      statistics.mean(), statistics.inverse_deviation(), weight.data(), weight.stride(0), bias.data(), bias.stride(0)};
+  if constexpr (requires {
+                  backend.accumulate_and_normalize(input, moments.pointers(), finish, coefficients_of, output);
+                }) {
+    backend.accumulate_and_normalize(input, moments.pointers(), finish, coefficients_of, output);
+  } else {
+    backend.accumulate(input, moments.pointers());
+    backend.for_each_channel(input.extent(1), finish);
+    backend.normalize(input, coefficients_of, output);
+  }
+}
+
 // ---- Backward --------------------------------------------------------------------------------------------------------
 
 /// @brief Adds the sums of the gradient; call it for each micro-batch.
@@ -250,6 +284,43 @@ void propagate(const Backend& backend, const D& dy, const X& x, const Statistics
                     detail::PropagateChannel<P>{statistics.mean(), statistics.inverse_deviation(), weight.data(),
                                                 weight.stride(0), coefficients.dy(), coefficients.dy_centred()},
                     view(dx));
+}
+
+/// @brief accumulate(), finalize() and propagate() of a batch that was normalized on this process alone, by one walk over
+/// memory where the backend has one.
+/// @param backend  whose kernels. @param dy  gradient of the output. @shape{same as x} @param x  activations.
+/// @param statistics  that normalized x. @param sums  become those of dy and x. @param coefficients  filled.
+/// @param weight  one per channel, or a view of nothing: 1. @param dx  may be dy or x. @shape{same as x}
+/// @determinism{the same bits as by the three}
+template <backend Backend, readable_by<Backend> D, readable_by<Backend> X, class DX>
+  requires writable_by<DX, Backend> && same_format_as<const D, const X> && same_format_as<const X, DX>
+void propagate_alone(Backend& backend, const D& dy, const X& x, const Statistics<Backend>& statistics,
+                     GradientSums<Backend>& sums, GradientCoefficients<Backend>& coefficients,
+                     TensorView<const typename Backend::parameter_type, typename Backend::memory_space> weight,
+                     DX&& dx) {
+  using Space = typename Backend::memory_space;
+  using P = typename Backend::parameter_type;
+  const TensorView<const typename view_t<const D>::value_type, Space> gradient(view(dy));
+  const TensorView<const typename view_t<const X>::value_type, Space> input(view(x));
+  const auto output = view(dx);
+  sums.reset(input.extent(1));
+  if (coefficients.channels() != sums.channels()) coefficients.reset(sums.channels());
+  const GradientSumsPointers to{sums.dy(), sums.dy_centred()};
+  const detail::FinalizeGradient finish{statistics.count(), sums.dy(), sums.dy_centred(), coefficients.dy(),
+                                        coefficients.dy_centred()};
+  const detail::PropagateChannel<P> coefficients_of{statistics.mean(), statistics.inverse_deviation(),
+                                                    weight.data(),     weight.stride(0),
+                                                    coefficients.dy(), coefficients.dy_centred()};
+  if constexpr (requires {
+                  backend.accumulate_and_propagate(gradient, input, statistics.mean(), to, finish, coefficients_of,
+                                                   output);
+                }) {
+    backend.accumulate_and_propagate(gradient, input, statistics.mean(), to, finish, coefficients_of, output);
+  } else {
+    backend.accumulate(gradient, input, statistics.mean(), to);
+    backend.for_each_channel(input.extent(1), finish);
+    backend.propagate(gradient, input, coefficients_of, output);
+  }
 }
 
 /// @brief The input gradient where running statistics normalized x: dx = dy * weight / sqrt(running_var + eps).

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstring>
 #include <utility>
 #include <vector>
 
+#include <syncbn/backends/detail/cpu_columns.hpp>
 #include <syncbn/backends/detail/cpu_map.hpp>
 #include <syncbn/backends/detail/cpu_sums.hpp>
 #include <syncbn/backends/executors.hpp>
@@ -89,22 +91,21 @@ class CpuBackend {
     ChannelMoments* partial = partial_moments_.data();
 
     const auto row = [&](Index channel, Index segment) {
-      partial[channel * grid.segments + segment] =
-          moments_of_segment(source.data() + channel * geometry.channel_stride[0], geometry, grid, segment);
+      partial[channel * grid.segments + segment] = moments_of_segments(
+          source.data() + channel * geometry.channel_stride[0], geometry, grid, segment, segment + 1);
     };
-    const auto columns = [&](Index channel, Index segment) {
-      ChannelMoments block[cpu::lane_count];
+    const auto columns = [&](Index channel, Index channels, Index segment) {
+      const cpu::Slab<Storage, 1> slab{{source.data() + channel}, {source.data() + source.size()}, channels};
+      ChannelMoments block[cpu::most_channels<Storage>];
       for (Index b = grid.first_block(segment); b < grid.first_block(segment + 1); ++b) {
-        const Index first = grid.first_element(b);
-        cpu::moments_of_channels<Storage>(source.data() + channel, cpu::Cursor<1>(geometry, first),
-                                          grid.first_element(b + 1) - first, block);
-        for (Index c = 0; c < cpu::lane_count; ++c) {
+        cpu::moments_of_columns(slab, cpu::Cursor<1>(geometry, grid.first_element(b)), grid.size_of(b), block);
+        for (Index c = 0; c < channels; ++c) {
           ChannelMoments& sum = partial[(channel + c) * grid.segments + segment];
           sum = b == grid.first_block(segment) ? block[c] : merge(sum, block[c]);
         }
       }
     };
-    run_over_channels(geometry, grid, row, columns);
+    run_over_channels<Storage>(geometry, grid, row, columns);
 
     const double count = *moments.count;
     for (Index c = 0; c < geometry.channels; ++c) {
@@ -115,6 +116,41 @@ class CpuBackend {
       moments.m2[c] = sum.m2;
     }
     *moments.count = count + static_cast<double>(geometry.elements);
+  }
+
+  /// @brief The three steps of a batch that is normalized by its own statistics, channel after channel, so that x comes
+  /// from memory once. @param x  activations, rank >= 2. @shape{(N, C, S...)} @param moments  become those of x.
+  /// @param finish  called with each channel once its moments are there. @param coefficients_of  as for normalize(), called
+  /// after that. @param y  may be x. @shape{same as x}
+  template <class T, class U, class Finish, class CoefficientsOf>
+  void accumulate_and_normalize(TensorView<const T> x, MomentsPointers moments, const Finish& finish,
+                                const CoefficientsOf& coefficients_of, TensorView<U> y) {
+    const auto source = syncbn::detail::storage_view(x);
+    const auto target = syncbn::detail::storage_view(y);
+    using Storage = typename decltype(source)::value_type;
+    const cpu::Geometry<1> geometry(source);
+    const cpu::Geometry<2> both(source, target);
+    const cpu::Grid grid(geometry.elements);
+    *moments.count = 0;
+    if (!by_channels(both, grid)) {
+      for (Index c = 0; c < geometry.channels; ++c) moments.mean[c] = moments.m2[c] = 0;
+      accumulate(x, moments);
+      for_each_channel(geometry.channels, finish);
+      return normalize(x, coefficients_of, y);
+    }
+    *moments.count = static_cast<double>(geometry.elements);
+    const cpu::Store store = store_for(target, source);
+    run_by_channels<Storage>(grid, geometry.channels, [&](Index first, Index last) {
+      ChannelMoments sums[cpu::most_channels_at_once];
+      moments_of_channels(source.data(), geometry, grid, first, last, sums);
+      for (Index c = first; c < last; ++c) {
+        moments.mean[c] = sums[c - first].mean;
+        moments.m2[c] = sums[c - first].m2;
+        finish(c);
+      }
+      cpu::map_channels<Parameter, 1>(both, std::array<const Storage*, 1>{source.data()}, target.data(), first, last,
+                                      coefficients_of, store);
+    });
   }
 
   /// @brief Adds the sums of the gradient. @param dy  gradient of the output. @param x  activations, as shaped.
@@ -131,29 +167,67 @@ class CpuBackend {
     cpu::TwoSums* partial = partial_sums_.data();
 
     const auto row = [&](Index channel, Index segment) {
-      partial[channel * grid.segments + segment] = gradient_sums_of_segment(
+      partial[channel * grid.segments + segment] = gradient_sums_of_segments(
           gradient.data() + channel * geometry.channel_stride[0], source.data() + channel * geometry.channel_stride[1],
-          geometry, grid, segment, mean[channel]);
+          geometry, grid, segment, segment + 1, mean[channel]);
     };
-    const auto columns = [&](Index channel, Index segment) {
-      cpu::TwoSums block[cpu::lane_count];
-      for (Index c = 0; c < cpu::lane_count; ++c) partial[(channel + c) * grid.segments + segment] = {};
+    const auto columns = [&](Index channel, Index channels, Index segment) {
+      const cpu::Slab<Storage, 2> slab{{gradient.data() + channel, source.data() + channel},
+                                       {gradient.data() + gradient.size(), source.data() + source.size()},
+                                       channels};
+      cpu::TwoSums block[cpu::most_channels<Storage>];
       for (Index b = grid.first_block(segment); b < grid.first_block(segment + 1); ++b) {
-        const Index first = grid.first_element(b);
-        cpu::gradient_sums_of_channels<Storage>(gradient.data() + channel, source.data() + channel,
-                                                cpu::Cursor<2>(geometry, first), grid.first_element(b + 1) - first,
-                                                mean + channel, block);
-        for (Index c = 0; c < cpu::lane_count; ++c) add(partial[(channel + c) * grid.segments + segment], block[c]);
+        cpu::gradient_sums_of_columns(slab, cpu::Cursor<2>(geometry, grid.first_element(b)), grid.size_of(b),
+                                      mean + channel, block);
+        for (Index c = 0; c < channels; ++c) {
+          cpu::TwoSums& sum = partial[(channel + c) * grid.segments + segment];
+          sum = b == grid.first_block(segment) ? block[c] : merge(sum, block[c]);
+        }
       }
     };
-    run_over_channels(geometry, grid, row, columns);
+    run_over_channels<Storage>(geometry, grid, row, columns);
 
     for (Index c = 0; c < geometry.channels; ++c) {
       cpu::TwoSums sum;
-      for (Index s = 0; s < grid.segments; ++s) add(sum, partial[c * grid.segments + s]);
+      for (Index s = 0; s < grid.segments; ++s) sum = merge(sum, partial[c * grid.segments + s]);
       sums.dy[c] += sum.dy;
       sums.dy_centred[c] += sum.dy_centred;
     }
+  }
+
+  /// @brief The three steps backward, channel after channel. @param dy  gradient of the output. @param x  activations.
+  /// @param mean  of x, one per channel. @param sums  become those of dy and x. @param finish  called with each channel
+  /// once its sums are there. @param coefficients_of  as for propagate(), called after that.
+  /// @param dx  may be dy or x. @shape{same as x}
+  template <class D, class T, class U, class Finish, class CoefficientsOf>
+  void accumulate_and_propagate(TensorView<const D> dy, TensorView<const T> x, const double* mean,
+                                GradientSumsPointers sums, const Finish& finish, const CoefficientsOf& coefficients_of,
+                                TensorView<U> dx) {
+    const auto gradient = syncbn::detail::storage_view(dy);
+    const auto source = syncbn::detail::storage_view(x);
+    const auto target = syncbn::detail::storage_view(dx);
+    using Storage = typename decltype(source)::value_type;
+    const cpu::Geometry<2> geometry(gradient, source);
+    const cpu::Geometry<3> all(gradient, source, target);
+    const cpu::Grid grid(geometry.elements);
+    if (!by_channels(all, grid)) {
+      for (Index c = 0; c < geometry.channels; ++c) sums.dy[c] = sums.dy_centred[c] = 0;
+      accumulate(dy, x, mean, sums);
+      for_each_channel(geometry.channels, finish);
+      return propagate(dy, x, coefficients_of, dx);
+    }
+    const cpu::Store store = store_for(target, gradient, source);
+    run_by_channels<Storage>(grid, geometry.channels, [&](Index first, Index last) {
+      cpu::TwoSums both[cpu::most_channels_at_once];
+      gradient_sums_of_channels(gradient.data(), source.data(), geometry, grid, first, last, mean, both);
+      for (Index c = first; c < last; ++c) {
+        sums.dy[c] = both[c - first].dy;
+        sums.dy_centred[c] = both[c - first].dy_centred;
+        finish(c);
+      }
+      cpu::map_channels<Parameter, 2>(all, std::array<const Storage*, 2>{gradient.data(), source.data()}, target.data(),
+                                      first, last, coefficients_of, store);
+    });
   }
 
   /// @brief y = coefficients_of(c)(x), elementwise. @param x  activations. @shape{(N, C, S...)}
@@ -172,61 +246,123 @@ class CpuBackend {
   }
 
  private:
-  static void add(cpu::TwoSums& sum, const cpu::TwoSums& other) noexcept {
-    sum.dy += other.dy;
-    sum.dy_centred += other.dy_centred;
+  // Of the segments [first, last) of a channel.
+  template <class Storage>
+  static ChannelMoments moments_of_segments(const Storage* channel, const cpu::Geometry<1>& geometry,
+                                            const cpu::Grid& grid, Index first, Index last) noexcept {
+    return cpu::sum_segments<ChannelMoments>(grid, first, last, [&]<int count>(Index block, auto& out) {
+      Storage buffer[count][cpu::block_elements];
+      const Storage* x[count];
+      const Index n = grid.size_of(block);
+      for (int k = 0; k < count; ++k) {
+        const cpu::Cursor<1> cursor(geometry, grid.first_element(block + k));
+        x[k] = cpu::fetch(channel, cursor, geometry, 0, n, buffer[k]);
+      }
+      cpu::moments_of_blocks<count>(x, n, out);
+    });
+  }
+
+  // Of the channels [first, last): several side by side where a channel is one block.
+  template <class Storage>
+  static void moments_of_channels(const Storage* data, const cpu::Geometry<1>& geometry, const cpu::Grid& grid,
+                                  Index first, Index last, ChannelMoments* out) noexcept {
+    constexpr int count = cpu::blocks_at_once;
+    Index c = first;
+    if constexpr (count > 1) {
+      for (; grid.blocks == 1 && c + count <= last; c += count) {
+        Storage buffer[count][cpu::block_elements];
+        const Storage* x[count];
+        for (int k = 0; k < count; ++k) {
+          x[k] = cpu::fetch(data + (c + k) * geometry.channel_stride[0], cpu::Cursor<1>(geometry, 0), geometry, 0,
+                            grid.elements, buffer[k]);
+        }
+        ChannelMoments sums[count];
+        cpu::moments_of_blocks<count>(x, grid.elements, sums);
+        std::copy_n(sums, count, out + (c - first));
+      }
+    }
+    for (; c < last; ++c) {
+      out[c - first] =
+          moments_of_segments(data + c * geometry.channel_stride[0], geometry, grid, Index{0}, grid.segments);
+    }
   }
 
   template <class Storage>
-  static ChannelMoments moments_of_segment(const Storage* channel, const cpu::Geometry<1>& geometry,
-                                           const cpu::Grid& grid, Index segment) noexcept {
-    using Load = cpu::load_type<Storage>;
-    Load buffer[cpu::block_elements];
-    ChannelMoments sum;
-    for (Index b = grid.first_block(segment); b < grid.first_block(segment + 1); ++b) {
-      const Index first = grid.first_element(b);
-      const Index n = grid.first_element(b + 1) - first;
-      const Load* x = cpu::fetch<Load>(channel, cpu::Cursor<1>(geometry, first), geometry, 0, n, buffer);
-      sum = merge(sum, cpu::moments_of_block(x, n));
+  static void gradient_sums_of_channels(const Storage* dy, const Storage* x, const cpu::Geometry<2>& geometry,
+                                        const cpu::Grid& grid, Index first, Index last, const double* mean,
+                                        cpu::TwoSums* out) noexcept {
+    for (Index c = first; c < last; ++c) {
+      out[c - first] =
+          gradient_sums_of_segments(dy + c * geometry.channel_stride[0], x + c * geometry.channel_stride[1], geometry,
+                                    grid, Index{0}, grid.segments, mean[c]);
     }
-    return sum;
   }
 
   template <class Storage>
-  static cpu::TwoSums gradient_sums_of_segment(const Storage* dy_channel, const Storage* x_channel,
-                                               const cpu::Geometry<2>& geometry, const cpu::Grid& grid, Index segment,
-                                               double mean) noexcept {
-    using Load = cpu::load_type<Storage>;
-    Load dy_buffer[cpu::block_elements];
-    Load x_buffer[cpu::block_elements];
-    cpu::TwoSums sum;
-    for (Index b = grid.first_block(segment); b < grid.first_block(segment + 1); ++b) {
-      const Index first = grid.first_element(b);
-      const Index n = grid.first_element(b + 1) - first;
-      const cpu::Cursor<2> cursor(geometry, first);
-      const Load* dy = cpu::fetch<Load>(dy_channel, cursor, geometry, 0, n, dy_buffer);
-      const Load* x = cpu::fetch<Load>(x_channel, cursor, geometry, 1, n, x_buffer);
-      add(sum, cpu::gradient_sums_of_block(dy, x, n, mean));
-    }
-    return sum;
+  static cpu::TwoSums gradient_sums_of_segments(const Storage* dy_channel, const Storage* x_channel,
+                                                const cpu::Geometry<2>& geometry, const cpu::Grid& grid, Index first,
+                                                Index last, double mean) noexcept {
+    return cpu::sum_segments<cpu::TwoSums>(grid, first, last, [&]<int count>(Index block, auto& out) {
+      Storage buffer[2][count][cpu::block_elements];
+      const Storage* dy[count];
+      const Storage* x[count];
+      const Index n = grid.size_of(block);
+      for (int k = 0; k < count; ++k) {
+        const cpu::Cursor<2> cursor(geometry, grid.first_element(block + k));
+        dy[k] = cpu::fetch(dy_channel, cursor, geometry, 0, n, buffer[0][k]);
+        x[k] = cpu::fetch(x_channel, cursor, geometry, 1, n, buffer[1][k]);
+      }
+      cpu::gradient_sums_of_blocks<count>(dy, x, n, mean, out);
+    });
   }
 
-  // Rows where a channel's elements are neighbours or nothing is; columns where channels are, eight at a time, and rows
-  // for those left over. Both give the same bits.
-  template <std::size_t Operands, class Row, class Columns>
+  // Tasks of whole channels, as many as a part of the second cache holds: the longer are the pieces of memory that a task
+  // reads and writes, where a channel has short ones.
+  template <class Storage, class Task>
+  void run_by_channels(const cpu::Grid& grid, Index channels, const Task& task) const {
+    constexpr Index bytes_at_once = Index{128} << 10;
+    const Index bytes = grid.elements * static_cast<Index>(sizeof(Storage));
+    const Index at_once = std::clamp<Index>(bytes_at_once / bytes, 1, cpu::most_channels_at_once);
+    executor_.run((channels + at_once - 1) / at_once,
+                  [&](Index group) { task(group * at_once, std::min((group + 1) * at_once, channels)); });
+  }
+
+  // Whether one task does all of a channel: where there are enough channels to share, and a channel's elements are not
+  // scattered.
+  template <std::size_t Operands>
+  static bool by_channels(const cpu::Geometry<Operands>& geometry, const cpu::Grid& grid) noexcept {
+    constexpr Index enough = 8;
+    if (geometry.elements == 0 || geometry.channels == 0) return false;
+    const bool in_columns = geometry.contiguous_channels() && !geometry.contiguous_runs();
+    return !in_columns && (geometry.channels >= enough || grid.segments == 1);
+  }
+
+  // Outputs that no cache keeps until they are read again go past them, but not those that are inputs, which the caches
+  // have anyway.
+  template <class Out, class... In>
+  static cpu::Store store_for(const Out& out, const In&... in) noexcept {
+    constexpr Index fewest_bytes = Index{4} << 20;
+    const bool in_place = ((out.data() == in.data()) || ...);
+    const Index bytes = out.size() * static_cast<Index>(sizeof(typename Out::value_type));
+    return in_place || bytes < fewest_bytes ? cpu::Store::cached : cpu::Store::streamed;
+  }
+
+  // Rows where a channel's elements are neighbours or nothing is; columns where channels are, a slab at a time. Both give
+  // the same bits.
+  template <class Storage, std::size_t Operands, class Row, class Columns>
   void run_over_channels(const cpu::Geometry<Operands>& geometry, const cpu::Grid& grid, const Row& row,
                          const Columns& columns) const {
     const bool in_columns = geometry.contiguous_channels() && !geometry.contiguous_runs();
-    const Index groups = in_columns ? geometry.channels / cpu::lane_count : 0;
-    const Index rest = geometry.channels - groups * cpu::lane_count;
-    executor_.run((groups + rest) * grid.segments, [&](Index task) {
-      const Index unit = task / grid.segments;
-      const Index segment = task % grid.segments;
-      if (unit < groups) {
-        columns(unit * cpu::lane_count, segment);
-      } else {
-        row(groups * cpu::lane_count + unit - groups, segment);
-      }
+    const Index slabs = in_columns ? cpu::slabs_of<Storage>(geometry.channels, geometry.dense_rows()) : 0;
+    if (slabs == 0) {
+      executor_.run(geometry.channels * grid.segments,
+                    [&](Index task) { row(task / grid.segments, task % grid.segments); });
+      return;
+    }
+    executor_.run(slabs * grid.segments, [&](Index task) {
+      const Index channel = task % slabs * cpu::slab_channels<Storage>;
+      const Index last = task % slabs == slabs - 1 ? geometry.channels : channel + cpu::slab_channels<Storage>;
+      columns(channel, last - channel, task / slabs);
     });
   }
 
@@ -236,20 +372,25 @@ class CpuBackend {
     const auto target = syncbn::detail::storage_view(out);
     using Storage = typename decltype(target)::value_type;
     const cpu::Geometry<inputs + 1> geometry(in..., out);
-    if (geometry.elements == 0) return;
+    if (geometry.elements == 0 || geometry.channels == 0) return;
     const std::array<const Storage*, inputs> from{syncbn::detail::storage_view(in).data()...};
     const cpu::Grid grid(geometry.elements);
+    const cpu::Store store = store_for(target, syncbn::detail::storage_view(in)...);
     const auto first = [&](Index segment) { return grid.first_element(grid.first_block(segment)); };
     if (geometry.contiguous_channels() && !geometry.contiguous_runs()) {
       executor_.run(grid.segments, [&](Index segment) {
         cpu::map_columns<Parameter, inputs>(geometry, from, target.data(), first(segment), first(segment + 1),
-                                            coefficients_of);
+                                            coefficients_of, store);
+      });
+    } else if (by_channels(geometry, grid) && geometry.run_length() * static_cast<Index>(sizeof(Storage)) < 2048) {
+      run_by_channels<Storage>(grid, geometry.channels, [&](Index begin, Index end) {
+        cpu::map_channels<Parameter, inputs>(geometry, from, target.data(), begin, end, coefficients_of, store);
       });
     } else {
       executor_.run(geometry.channels * grid.segments, [&](Index task) {
         const Index segment = task % grid.segments;
         cpu::map_rows<Parameter, inputs>(geometry, from, target.data(), task / grid.segments, first(segment),
-                                         first(segment + 1), coefficients_of);
+                                         first(segment + 1), coefficients_of, store);
       });
     }
   }

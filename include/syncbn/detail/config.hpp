@@ -9,6 +9,13 @@
 #define SYNCBN_HOST_DEVICE
 #endif
 
+// Loops whose state lives in registers only if they are part of the function that holds it.
+#if defined(__GNUC__)
+#define SYNCBN_ALWAYS_INLINE __attribute__((always_inline)) inline
+#else
+#define SYNCBN_ALWAYS_INLINE inline
+#endif
+
 // CPU kernels live in an inline namespace of this name, made of what decides about packets and fused products: isa_avx2_fma.
 // Two translation units compiled with different -m flags then have kernels of different names, and the linker cannot
 // replace one by the other.

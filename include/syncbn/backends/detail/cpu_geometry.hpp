@@ -3,7 +3,8 @@
 #include <array>
 #include <cstring>
 
-#include <syncbn/backends/detail/cpu_packet.hpp>
+#include <syncbn/detail/config.hpp>
+#include <syncbn/scalar_kind.hpp>
 #include <syncbn/tensor_view.hpp>
 
 // Where the elements of one channel lie, in logical order (n outermost, then the spatial dimensions row by row),
@@ -32,6 +33,7 @@ struct Grid {
     const Index first = block * block_elements;
     return first < elements ? first : elements;
   }
+  Index size_of(Index block) const noexcept { return first_element(block + 1) - first_element(block); }
 };
 
 // The common iteration space of `Operands` tensors of the same extents. Neighbouring dimensions that all operands can
@@ -73,6 +75,13 @@ struct Geometry {
   bool contiguous_channels() const noexcept {
     bool result = true;
     for (const Index s : channel_stride) result = result && s == 1;
+    return result;
+  }
+
+  // Whether the channels of one element follow those of the one before without a gap.
+  bool dense_rows() const noexcept {
+    bool result = contiguous_channels() && dims == 1;
+    for (const Index s : stride[0]) result = result && s == channels;
     return result;
   }
 
@@ -127,19 +136,22 @@ class Cursor {
   std::array<Index, Geometry<Operands>::most_dims> index_{};
 };
 
-// `count` elements of one operand from the cursor on, as Compute: in place where they lie as a kernel wants them,
-// otherwise gathered and converted into `buffer`.
-template <class Compute, class Storage, std::size_t Operands>
-const Compute* fetch(const Storage* channel, Cursor<Operands> cursor, const Geometry<Operands>& geometry,
-                     std::size_t operand, Index count, Compute* buffer) noexcept {
+// `count` elements of one operand from the cursor on: in place where they are neighbours, otherwise gathered into
+// `buffer`.
+template <class Storage, std::size_t Operands>
+const Storage* fetch(const Storage* channel, Cursor<Operands> cursor, const Geometry<Operands>& geometry,
+                     std::size_t operand, Index count, Storage* buffer) noexcept {
   const Index stride = geometry.run_stride(operand);
-  if constexpr (std::is_same_v<Compute, Storage>) {
-    if (stride == 1 && cursor.run() >= count) return channel + cursor.offset(operand);
-  }
+  if (stride == 1 && cursor.run() >= count) return channel + cursor.offset(operand);
   for (Index done = 0; done < count;) {
     const Index run = cursor.run() < count - done ? cursor.run() : count - done;
     const Storage* from = channel + cursor.offset(operand);
-    for (Index i = 0; i < run; ++i) buffer[done + i] = load_element<Compute>(from + i * stride);
+    if (stride == 1) {
+      std::memcpy(buffer + done, from, static_cast<std::size_t>(run) * sizeof(Storage));
+    } else {
+      // Bytes, since the memory may hold a foreign 16-bit type.
+      for (Index i = 0; i < run; ++i) std::memcpy(buffer + done + i, from + i * stride, sizeof(Storage));
+    }
     cursor.advance(run);
     done += run;
   }

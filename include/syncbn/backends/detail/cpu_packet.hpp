@@ -10,10 +10,8 @@
 #include <syncbn/detail/config.hpp>
 #include <syncbn/scalar_kind.hpp>
 
-// The one place that knows Eigen's packet functions. Kernels see two things: Lanes, eight doubles that are summed side
-// by side, and Packet<P>, as many P as a register holds.
-//
-// Eight lanes at every instruction set: a register pair more or less changes nothing in what is added to what.
+// Packets, as many P as a register holds, and how elements of any format get in and out of them. This file and
+// cpu_lanes.hpp are the ones that know Eigen's packet functions and intrinsics.
 
 namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
@@ -26,12 +24,10 @@ using Packet = typename packet_math::packet_traits<P>::type;
 template <class P>
 inline constexpr int packet_size = packet_math::unpacket_traits<Packet<P>>::size;
 
-inline constexpr int lane_count = 8;
-
 // As many doubles as a register holds, from floats.
 inline Packet<double> load_widened(const float* p) noexcept {
 #if defined(EIGEN_VECTORIZE_AVX512)
-  return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+  return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p));  // unmasked, it makes g++ 12 warn
 #elif defined(EIGEN_VECTORIZE_AVX)
   return _mm256_cvtps_pd(_mm_loadu_ps(p));
 #elif defined(EIGEN_VECTORIZE_SSE2)
@@ -43,61 +39,6 @@ inline Packet<double> load_widened(const float* p) noexcept {
 #endif
 }
 inline Packet<double> load_widened(const double* p) noexcept { return packet_math::ploadu<Packet<double>>(p); }
-
-// Eight doubles in registers.
-struct Lanes {
-  static constexpr int width = packet_size<double>;
-  static constexpr int count = lane_count / width;
-  Packet<double> part[count];
-
-  static Lanes all(double value) noexcept {
-    Lanes result;
-    for (auto& p : result.part) p = packet_math::pset1<Packet<double>>(value);
-    return result;
-  }
-  template <class Load>
-  static Lanes load(const Load* from) noexcept {
-    Lanes result;
-    for (int i = 0; i < count; ++i) result.part[i] = load_widened(from + i * width);
-    return result;
-  }
-  // The first `n` < 8 of them; the others get `rest`.
-  template <class Load>
-  static Lanes load_some(const Load* from, Index n, double rest) noexcept {
-    double values[lane_count];
-    for (int i = 0; i < lane_count; ++i) values[i] = i < n ? static_cast<double>(from[i]) : rest;
-    return load(values);
-  }
-  void store(double* to) const noexcept {
-    for (int i = 0; i < count; ++i) packet_math::pstoreu(to + i * width, part[i]);
-  }
-  friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept {
-    Lanes result;
-    for (int i = 0; i < count; ++i) result.part[i] = packet_math::padd(a.part[i], b.part[i]);
-    return result;
-  }
-  friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept {
-    Lanes result;
-    for (int i = 0; i < count; ++i) result.part[i] = packet_math::psub(a.part[i], b.part[i]);
-    return result;
-  }
-  // a * b + c
-  friend Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) noexcept {
-    Lanes result;
-    for (int i = 0; i < count; ++i) result.part[i] = packet_math::pmadd(a.part[i], b.part[i], c.part[i]);
-    return result;
-  }
-};
-
-// The sum over lanes, always as the same tree: the layouts must agree in it to the bit.
-inline double sum_of_lanes(const double* v) noexcept {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
-inline double sum_of_lanes(const Lanes& lanes) noexcept {
-  double values[lane_count];
-  lanes.store(values);
-  return sum_of_lanes(values);
-}
 
 // The elements' own formats -> the type in which a kernel computes.
 inline float to_float(Float16 h) noexcept {
@@ -156,6 +97,145 @@ void store_element(Storage* to, Compute value) noexcept {
     std::memcpy(to, &bits, sizeof bits);
   }
 }
+
+// ---- Packets from and to elements of any format ----------------------------------------------------------------------
+
+// 16-bit elements as floats, and floats rounded to them: the same results as load_element() and store_element() have.
+#if defined(EIGEN_VECTORIZE_AVX512)
+
+inline Packet<float> load_floats(const BFloat16* from) noexcept {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+}
+inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
+  const __m512i bits = _mm512_castps_si512(value);
+  const __m512i odd = _mm512_and_si512(_mm512_maskz_srli_epi32(0xffff, bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i sign = _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x80000000U)));
+  const __m512i quiet = _mm512_or_si512(sign, _mm512_set1_epi32(0x7fc00000));
+  const __m512i result = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q), quiet);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_maskz_srli_epi32(0xffff, result, 16)));
+}
+inline Packet<double> load_doubles(const BFloat16* from) noexcept {
+  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  return _mm512_maskz_cvtps_pd(0xff, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
+}
+#define SYNCBN_CPU_CONVERTS_BF16 1
+
+#elif defined(EIGEN_VECTORIZE_SSE2)
+
+// Four floats as bfloat16 in the lower halves of four words, sign-extended.
+inline __m128i rounded_to_bfloat16(__m128 value) noexcept {
+  const __m128i bits = _mm_castps_si128(value);
+  const __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+  const __m128i rounded = _mm_add_epi32(bits, _mm_add_epi32(odd, _mm_set1_epi32(0x7fff)));
+  const __m128i sign = _mm_and_si128(bits, _mm_set1_epi32(static_cast<int>(0x80000000U)));
+  const __m128i quiet = _mm_or_si128(sign, _mm_set1_epi32(0x7fc00000));
+  const __m128i is_nan = _mm_castps_si128(_mm_cmpunord_ps(value, value));
+  return _mm_srai_epi32(_mm_or_si128(_mm_and_si128(is_nan, quiet), _mm_andnot_si128(is_nan, rounded)), 16);
+}
+inline __m128 four_floats(const BFloat16* from) noexcept {
+  const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), bits));
+}
+#if defined(EIGEN_VECTORIZE_AVX)
+inline Packet<float> load_floats(const BFloat16* from) noexcept {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(four_floats(from)), four_floats(from + 4), 1);
+}
+inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
+  const __m128i low = rounded_to_bfloat16(_mm256_castps256_ps128(value));
+  const __m128i high = rounded_to_bfloat16(_mm256_extractf128_ps(value, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_packs_epi32(low, high));
+}
+inline Packet<double> load_doubles(const BFloat16* from) noexcept { return _mm256_cvtps_pd(four_floats(from)); }
+#else
+inline Packet<float> load_floats(const BFloat16* from) noexcept { return four_floats(from); }
+inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
+  const __m128i rounded = rounded_to_bfloat16(value);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi32(rounded, rounded));
+}
+inline Packet<double> load_doubles(const BFloat16* from) noexcept {
+  std::int32_t two;
+  std::memcpy(&two, from, sizeof two);
+  return _mm_cvtps_pd(_mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_cvtsi32_si128(two))));
+}
+#endif
+#define SYNCBN_CPU_CONVERTS_BF16 1
+
+#else
+#define SYNCBN_CPU_CONVERTS_BF16 0
+#endif
+
+#if defined(__F16C__) && defined(EIGEN_VECTORIZE_AVX512)
+
+inline Packet<float> load_floats(const Float16* from) noexcept {
+  return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline void store_floats(Float16* to, const Packet<float>& value) noexcept {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline Packet<double> load_doubles(const Float16* from) noexcept {
+  return _mm512_maskz_cvtps_pd(0xff, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+#define SYNCBN_CPU_CONVERTS_F16 1
+
+#elif defined(__F16C__) && defined(EIGEN_VECTORIZE_AVX)
+
+inline Packet<float> load_floats(const Float16* from) noexcept {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline void store_floats(Float16* to, const Packet<float>& value) noexcept {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline Packet<double> load_doubles(const Float16* from) noexcept {
+  return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+#define SYNCBN_CPU_CONVERTS_F16 1
+
+#else
+#define SYNCBN_CPU_CONVERTS_F16 0
+#endif
+
+// Whether the functions above exist for a format.
+template <class Storage>
+inline constexpr bool converts = (std::is_same_v<Storage, BFloat16> && SYNCBN_CPU_CONVERTS_BF16 == 1) ||
+                                 (std::is_same_v<Storage, Float16> && SYNCBN_CPU_CONVERTS_F16 == 1);
+
+// As many neighbouring elements as a packet holds.
+template <class P, class Storage>
+Packet<P> load_packet(const Storage* from) noexcept {
+  if constexpr (std::is_same_v<P, Storage>) {
+    return packet_math::ploadu<Packet<P>>(from);
+  } else if constexpr (std::is_same_v<P, double> && std::is_same_v<Storage, float>) {
+    return load_widened(from);
+  } else if constexpr (std::is_same_v<P, double> && converts<Storage>) {
+    return load_doubles(from);
+  } else if constexpr (converts<Storage>) {
+    return load_floats(from);
+  } else {
+    P values[packet_size<P>];
+    for (int i = 0; i < packet_size<P>; ++i) values[i] = load_element<P>(from + i);
+    return packet_math::ploadu<Packet<P>>(values);
+  }
+}
+template <class P, class Storage>
+void store_packet(Storage* to, const Packet<P>& value) noexcept {
+  if constexpr (std::is_same_v<P, Storage>) {
+    packet_math::pstoreu(to, value);
+  } else if constexpr (std::is_same_v<P, float> && converts<Storage>) {
+    store_floats(to, value);
+  } else {
+    P values[packet_size<P>];
+    packet_math::pstoreu(values, value);
+    for (int i = 0; i < packet_size<P>; ++i) store_element(to + i, values[i]);
+  }
+}
+
+#undef SYNCBN_CPU_CONVERTS_BF16
+#undef SYNCBN_CPU_CONVERTS_F16
 
 }  // namespace cpu
 }  // namespace SYNCBN_CPU_ISA

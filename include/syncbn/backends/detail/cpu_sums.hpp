@@ -2,21 +2,19 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include <syncbn/backends/detail/cpu_geometry.hpp>
+#include <syncbn/backends/detail/cpu_lanes.hpp>
 #include <syncbn/moments.hpp>
 
-// The reductions: moments of x, and the two sums of the gradient. Each comes twice, for elements that are neighbours
-// within a channel and for channels that are neighbours (NHWC); both add the same numbers in the same order: element i
-// of a block belongs to lane i % 8, lanes are added as sum_of_lanes() does.
+// The reductions, moments of x and the two sums of the gradient, for elements that are neighbours within a channel;
+// cpu_columns.hpp has those for channels that are neighbours. Both add the same numbers in the same order: element i of a
+// block belongs to lane i % 8, lanes are added as sum_of_lanes() does.
 
 namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
 namespace cpu {
-
-// Elements are loaded as what they are, 16 bits as float; all sums are double.
-template <class Storage>
-using load_type = std::conditional_t<std::is_same_v<Storage, double>, double, float>;
 
 // One block's moments, from sums about a value near its mean: the corrected formula of Chan, Golub and LeVeque 1983.
 inline ChannelMoments moments_about(double shift, double count, double sum, double squares) noexcept {
@@ -28,149 +26,124 @@ inline ChannelMoments moments_about(double shift, double count, double sum, doub
 inline double finite_or_zero(double value) noexcept { return std::isfinite(value) ? value : 0; }
 
 // f64 data need a shift closer to the mean than the block's first element is: see docs/numerics.md.
-template <class Load>
-inline constexpr bool refines_shift = std::is_same_v<Load, double>;
+template <class Storage>
+inline constexpr bool refines_shift = std::is_same_v<Storage, double>;
 
-template <class Load>
-Lanes load_lanes(const Load* x, Index i, Index n, double rest) noexcept {
+// Blocks that are summed side by side: a block alone is one chain of additions, each of which waits for the one before.
+inline constexpr int blocks_at_once = Lanes::count >= 4 ? 1 : 4 / Lanes::count;
+
+// f(0), f(1), ... with constants as arguments.
+template <int count, class F>
+SYNCBN_ALWAYS_INLINE void unrolled(const F& f) noexcept {
+  [&]<int... k>(std::integer_sequence<int, k...>) {
+    (f(std::integral_constant<int, k>()), ...);
+  }(std::make_integer_sequence<int, count>());
+}
+
+template <class Storage>
+Lanes load_lanes(const Storage* x, Index i, Index n, double rest) noexcept {
   return n - i >= lane_count ? Lanes::load(x + i) : Lanes::load_some(x + i, n - i, rest);
 }
 
-template <class Load>
-double sum_about(const Load* x, Index n, double shift) noexcept {
-  const Lanes origin = Lanes::all(shift);
-  Lanes sum = Lanes::all(0);
-  for (Index i = 0; i < n; i += lane_count) sum = sum + (load_lanes(x, i, n, shift) - origin);
-  return sum_of_lanes(sum);
+// Calls visit(k, i, lanes of block k from i on) for all of them; `rest` is what stands in for elements beyond the last.
+template <int count, class Storage, class Visit>
+SYNCBN_ALWAYS_INLINE void for_each_lanes(const Storage* const (&x)[count], Index n, const double (&rest)[count],
+                                         const Visit& visit) noexcept {
+  Index i = 0;
+  for (; i + lane_count <= n; i += lane_count) {
+    unrolled<count>([&](auto k) { visit(k, i, Lanes::load(x[k] + i)); });
+  }
+  if (i < n) unrolled<count>([&](auto k) { visit(k, i, Lanes::load_some(x[k] + i, n - i, rest[k])); });
 }
 
-template <class Load>
-ChannelMoments moments_of_block(const Load* x, Index n) noexcept {
-  const double count = static_cast<double>(n);
-  double shift = finite_or_zero(static_cast<double>(x[0]));
-  if constexpr (refines_shift<Load>) shift = finite_or_zero(shift + sum_about(x, n, shift) / count);
-  const Lanes origin = Lanes::all(shift);
-  Lanes sum = Lanes::all(0);
-  Lanes squares = Lanes::all(0);
-  for (Index i = 0; i < n; i += lane_count) {
-    const Lanes d = load_lanes(x, i, n, shift) - origin;
-    sum = sum + d;
-    squares = multiply_add(d, d, squares);
+// The moments of `count` blocks of n elements each.
+template <int count, class Storage>
+void moments_of_blocks(const Storage* const (&x)[count], Index n, ChannelMoments (&out)[count]) noexcept {
+  const double elements = static_cast<double>(n);
+  double shift[count];
+  Lanes origin[count];
+  Lanes sum[count];
+  unrolled<count>([&](auto k) { shift[k] = finite_or_zero(load_element<double>(x[k])); });
+  const auto set_origin = [&](auto k) {
+    origin[k] = Lanes::all(shift[k]);
+    sum[k] = Lanes::all(0);
+  };
+  unrolled<count>(set_origin);
+  if constexpr (refines_shift<Storage>) {
+    for_each_lanes<count>(x, n, shift,
+                          [&](auto k, Index, const Lanes& lanes) { sum[k] = sum[k] + (lanes - origin[k]); });
+    unrolled<count>([&](auto k) { shift[k] = finite_or_zero(shift[k] + sum_of_lanes(sum[k]) / elements); });
+    unrolled<count>(set_origin);
   }
-  return moments_about(shift, count, sum_of_lanes(sum), sum_of_lanes(squares));
+  Lanes squares[count];
+  unrolled<count>([&](auto k) { squares[k] = Lanes::all(0); });
+  for_each_lanes<count>(x, n, shift, [&](auto k, Index, const Lanes& lanes) {
+    const Lanes d = lanes - origin[k];
+    sum[k] = sum[k] + d;
+    squares[k] = multiply_add(d, d, squares[k]);
+  });
+  unrolled<count>(
+      [&](int k) { out[k] = moments_about(shift[k], elements, sum_of_lanes(sum[k]), sum_of_lanes(squares[k])); });
 }
 
 struct TwoSums {
   double dy = 0;
   double dy_centred = 0;
 };
+inline TwoSums merge(TwoSums a, TwoSums b) noexcept { return {a.dy + b.dy, a.dy_centred + b.dy_centred}; }
 
 // About a mean that is not finite there are no deviations, in whatever layout.
 inline double centred_sum(double sum, double mean) noexcept {
   return std::isfinite(mean) ? sum : std::numeric_limits<double>::quiet_NaN();
 }
 
-template <class Load>
-TwoSums gradient_sums_of_block(const Load* dy, const Load* x, Index n, double mean) noexcept {
+// The sums of the gradient over `count` blocks of n elements each, all of one channel.
+template <int count, class Storage>
+void gradient_sums_of_blocks(const Storage* const (&dy)[count], const Storage* const (&x)[count], Index n, double mean,
+                             TwoSums (&out)[count]) noexcept {
   const Lanes origin = Lanes::all(mean);
-  Lanes sum = Lanes::all(0);
-  Lanes centred = Lanes::all(0);
-  for (Index i = 0; i < n; i += lane_count) {
-    const Lanes g = load_lanes(dy, i, n, 0);
-    sum = sum + g;
-    centred = multiply_add(g, load_lanes(x, i, n, mean) - origin, centred);
-  }
-  return {sum_of_lanes(sum), centred_sum(sum_of_lanes(centred), mean)};
+  double rest[count];
+  Lanes sum[count];
+  Lanes centred[count];
+  unrolled<count>([&](auto k) {
+    rest[k] = mean;
+    sum[k] = centred[k] = Lanes::all(0);
+  });
+  for_each_lanes<count>(x, n, rest, [&](auto k, Index i, const Lanes& lanes) {
+    const Lanes g = load_lanes(dy[k], i, n, 0);
+    sum[k] = sum[k] + g;
+    centred[k] = multiply_add(g, lanes - origin, centred[k]);
+  });
+  unrolled<count>([&](auto k) { out[k] = {sum_of_lanes(sum[k]), centred_sum(sum_of_lanes(centred[k]), mean)}; });
 }
 
-// ---- Eight neighbouring channels at once -----------------------------------------------------------------------------
-
-template <class Load, class Storage>
-Lanes load_channels(const Storage* from) noexcept {
-  if constexpr (std::is_same_v<Storage, Load>) {
-    return Lanes::load(from);
-  } else {
-    Load values[lane_count];
-    for (int c = 0; c < lane_count; ++c) values[c] = load_element<Load>(from + c);
-    return Lanes::load(values);
-  }
-}
-
-// For each of eight channels, the sum over the eight lanes of its elements.
-inline void sum_lanes_of_channels(const Lanes (&lanes)[lane_count], double* sums) noexcept {
-  const Lanes even = (lanes[0] + lanes[4]) + (lanes[2] + lanes[6]);
-  const Lanes odd = (lanes[1] + lanes[5]) + (lanes[3] + lanes[7]);
-  (even + odd).store(sums);
-}
-
-// Calls visit(lane, cursor) for `n` elements; lanes are compile-time constants to the optimizer.
-template <std::size_t Operands, class Visit>
-void for_each_element(Cursor<Operands> cursor, Index n, const Visit& visit) noexcept {
-  Index i = 0;
-  for (; i + lane_count <= n; i += lane_count) {
-    for (int lane = 0; lane < lane_count; ++lane) {
-      visit(lane, cursor);
-      cursor.advance(1);
+// Merges the sums of the segments [first, last) of one channel, blocks in order into segments, segments in order.
+// sum_blocks.operator()<count>(block, out) sums `count` blocks of equal size from `block` on.
+template <class Sum, class SumBlocks>
+Sum sum_segments(const Grid& grid, Index first, Index last, const SumBlocks& sum_blocks) noexcept {
+  Sum total;
+  Sum segment;
+  Index current = first;
+  Index block = grid.first_block(first);
+  const Index end = grid.first_block(last);
+  const auto some = [&]<int count>(std::integral_constant<int, count>) {
+    Sum out[count];
+    // The last block of a channel may be smaller than the others.
+    while (block + count <= end && (count == 1 || grid.size_of(block + count - 1) == grid.size_of(block))) {
+      sum_blocks.template operator()<count>(block, out);
+      for (int k = 0; k < count; ++k, ++block) {
+        if (block == grid.first_block(current + 1)) {
+          total = merge(total, segment);
+          segment = {};
+          ++current;
+        }
+        segment = merge(segment, out[k]);
+      }
     }
-  }
-  for (int lane = 0; i < n; ++lane, ++i) {
-    visit(lane, cursor);
-    cursor.advance(1);
-  }
-}
-
-template <class Storage>
-void moments_of_channels(const Storage* channels, const Cursor<1>& cursor, Index n, ChannelMoments* out) noexcept {
-  using Load = load_type<Storage>;
-  const double count = static_cast<double>(n);
-  double shift[lane_count];
-  load_channels<Load>(channels + cursor.offset(0)).store(shift);
-  for (double& s : shift) s = finite_or_zero(s);
-  double sums[lane_count];
-  if constexpr (refines_shift<Load>) {
-    const Lanes origin = Lanes::load(shift);
-    Lanes sum[lane_count];
-    for (Lanes& s : sum) s = Lanes::all(0);
-    for_each_element(cursor, n, [&](int lane, const Cursor<1>& at) {
-      sum[lane] = sum[lane] + (load_channels<Load>(channels + at.offset(0)) - origin);
-    });
-    sum_lanes_of_channels(sum, sums);
-    for (int c = 0; c < lane_count; ++c) shift[c] = finite_or_zero(shift[c] + sums[c] / count);
-  }
-  const Lanes origin = Lanes::load(shift);
-  Lanes sum[lane_count];
-  Lanes squares[lane_count];
-  for (int lane = 0; lane < lane_count; ++lane) sum[lane] = squares[lane] = Lanes::all(0);
-  for_each_element(cursor, n, [&](int lane, const Cursor<1>& at) {
-    const Lanes d = load_channels<Load>(channels + at.offset(0)) - origin;
-    sum[lane] = sum[lane] + d;
-    squares[lane] = multiply_add(d, d, squares[lane]);
-  });
-  double square_sums[lane_count];
-  sum_lanes_of_channels(sum, sums);
-  sum_lanes_of_channels(squares, square_sums);
-  for (int c = 0; c < lane_count; ++c) out[c] = moments_about(shift[c], count, sums[c], square_sums[c]);
-}
-
-template <class Storage>
-void gradient_sums_of_channels(const Storage* dy_channels, const Storage* x_channels, const Cursor<2>& cursor, Index n,
-                               const double* mean, TwoSums* out) noexcept {
-  using Load = load_type<Storage>;
-  const Lanes origin = Lanes::load(mean);
-  Lanes sum[lane_count];
-  Lanes centred[lane_count];
-  for (int lane = 0; lane < lane_count; ++lane) sum[lane] = centred[lane] = Lanes::all(0);
-  for_each_element(cursor, n, [&](int lane, const Cursor<2>& at) {
-    const Lanes g = load_channels<Load>(dy_channels + at.offset(0));
-    const Lanes d = load_channels<Load>(x_channels + at.offset(1)) - origin;
-    sum[lane] = sum[lane] + g;
-    centred[lane] = multiply_add(g, d, centred[lane]);
-  });
-  double sums[lane_count];
-  double centred_sums[lane_count];
-  sum_lanes_of_channels(sum, sums);
-  sum_lanes_of_channels(centred, centred_sums);
-  for (int c = 0; c < lane_count; ++c) out[c] = {sums[c], centred_sum(centred_sums[c], mean[c])};
+  };
+  some(std::integral_constant<int, blocks_at_once>());
+  some(std::integral_constant<int, 1>());
+  return merge(total, segment);
 }
 
 }  // namespace cpu

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+/// @file
+/// What is timed: one pass over one tensor, by one contender after the other, on the same memory.
+
+namespace bench {
+
+using Index = std::int64_t;
+
+enum class Pass { forward, backward, inference };
+enum class Layout { channels_first, channels_last };
+enum class Format { f32, f64, bf16, f16 };
+
+const char* name(Pass pass);
+const char* name(Layout layout);
+const char* name(Format format);
+std::size_t bytes_of(Format format);
+
+/// @brief One line of the table.
+struct Case {
+  std::vector<Index> extents;  ///< (N, C, S...)
+  Layout layout = Layout::channels_first;
+  Format format = Format::f32;
+  Pass pass = Pass::forward;
+  int threads = 1;
+  bool affine = true;
+  bool in_place = false;
+
+  Index elements() const;
+  Index channels() const { return extents[1]; }
+  std::size_t bytes() const { return static_cast<std::size_t>(elements()) * bytes_of(format); }
+  /// @brief Strides in elements, of the layout.
+  std::vector<Index> strides() const;
+  /// @brief For example "forward/f32/NCHW/32x64x56x56/t1".
+  std::string text() const;
+};
+
+/// @brief The memory of a case, the same for all contenders: 64-byte aligned, every page touched.
+struct Buffers {
+  std::byte* x = nullptr;
+  std::byte* dy = nullptr;
+  std::byte* y = nullptr;  ///< or dx; x (or dy) in place
+  std::vector<float> weight, bias;
+  std::vector<double> weight_f64, bias_f64;
+};
+
+/// @brief One call of the pass; empty if the contender does not do such a case.
+using Run = std::function<void()>;
+
+/// @brief Somebody who does the job. Everything that a user would do once is done by make().
+struct Contender {
+  std::string name;
+  std::function<Run(const Case&, const Buffers&)> make;
+};
+
+// Ours, built for an instruction set each.
+Contender syncbn_sse2();
+Contender syncbn_avx2();
+Contender syncbn_avx512();
+std::vector<Contender> contenders_onednn();
+std::vector<Contender> contenders_torch();
+std::vector<Contender> limits();
+
+}  // namespace bench

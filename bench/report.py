@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""bench/report.py JSON [--markdown FILE] [--chart FILE]: what bench_kernels measured, as tables of ratios and a chart.
+
+Ratios are medians over rounds of time of a peer by time of ours, so that more than 1 is faster than the peer. The limit
+is the least memory traffic that the caches allow, measured in the same rounds: see docs/benchmarks.md.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+
+L2_BYTES = 2 << 20
+CACHE_BYTES = 16 << 20
+
+
+class Case:
+    def __init__(self, row):
+        self.name = row["name"].split("/iterations")[0]
+        parts = self.name.split("/")
+        self.passing, self.format, self.layout = parts[:3]
+        self.extents = [int(e) for e in parts[3].split("x")]
+        self.threads = int(parts[4][1:])
+        self.variant = "/".join(parts[5:])
+        self.bytes = int(row["bytes"])
+        self.ratio = {k[: -len(":ratio")]: v for k, v in row.items() if k.endswith(":ratio")}
+        self.spread = {k[: -len(":low")]: (v, row[k[: -len(":low")] + ":high"]) for k, v in row.items() if k.endswith(":low")}
+        times = {k[: -len(":us")]: v for k, v in row.items() if k.endswith(":us")}
+        self.ours = next(k for k in times if k not in self.ratio)
+        self.microseconds = times[self.ours]
+
+    def peer(self):
+        """Ratio to the faster of the peers in the same layout; None without peers."""
+        peers = [self.ratio[p] for p in ("onednn", "torch") if p in self.ratio]
+        return min(peers) if peers else None
+
+    def limit(self):
+        """Time of the least traffic by time of ours; None where it was not measured."""
+        kind = "triad" if self.passing == "backward" else "copy"
+        if kind + ".cached" not in self.ratio:
+            return None
+        move = min(self.ratio[kind + ".cached"], self.ratio[kind + ".streamed"])
+        if self.passing == "inference":
+            return move
+        channels = self.extents[1]
+        in_rows = self.layout == "NHWC" or len(self.extents) == 2
+        resident = self.bytes <= CACHE_BYTES if in_rows else self.bytes / channels <= L2_BYTES
+        inputs = 2 if self.passing == "backward" else 1
+        return move if resident else move + inputs * self.ratio["read"]
+
+
+def geometric_mean(values):
+    values = [v for v in values if v is not None]
+    return math.exp(sum(math.log(v) for v in values) / len(values)) if values else None
+
+
+def text(value):
+    return "-" if value is None else f"{value:.2f}"
+
+
+def markdown(cases, context):
+    lines = [
+        f"{context['date']}, {context['num_cpus']} processors at {context['mhz_per_cpu']} MHz; ours: {cases[0].ours}.",
+        "",
+        "Geometric means over tensors of more than 64 KB; below 1 x limit would be faster than the memory:",
+        "",
+        "| pass | format | layout | threads | variant | cases | faster peer | least | oneDNN blocked | time / limit (over 16 MB) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    groups = {}
+    for c in cases:
+        if c.bytes > 64 << 10:
+            groups.setdefault((c.passing, c.format, c.layout, c.threads, c.variant), []).append(c)
+    for key, group in groups.items():
+        peers = [c.peer() for c in group if c.peer()]
+        limits = [1 / c.limit() for c in group if c.limit() and c.bytes > CACHE_BYTES]
+        lines.append(
+            "| " + " | ".join(str(k) or "-" for k in key)
+            + f" | {len(group)} | {text(geometric_mean(peers))} | {text(min(peers, default=None))}"
+            + f" | {text(geometric_mean([c.ratio.get('onednn.blocked') for c in group]))}"
+            + f" | {text(geometric_mean(limits))} |")
+    lines += [
+        "",
+        "| case | us | oneDNN | oneDNN blocked | LibTorch | AVX2 | SSE2 | time / limit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for c in cases:
+        columns = [text(c.ratio.get(p)) for p in ("onednn", "onednn.blocked", "torch", "syncbn_avx2", "syncbn_sse2")]
+        limit = c.limit()
+        lines.append(f"| {c.name} | {c.microseconds:.1f} | " + " | ".join(columns) + f" | {text(limit and 1 / limit)} |")
+    return "\n".join(lines) + "\n"
+
+
+def chart(cases, file):
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    shown = [c for c in cases if c.format == "f32" and c.threads == 1 and not c.variant and c.bytes > 64 << 10]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 0.22 * len(shown) / 2 + 2), sharex=True)
+    for axis, passing in zip(axes, ("forward", "backward")):
+        rows = [c for c in shown if c.passing == passing]
+        for y, c in enumerate(rows):
+            for peer, marker in (("onednn", "o"), ("torch", "s"), ("onednn.blocked", "^")):
+                if peer in c.ratio:
+                    axis.plot(c.ratio[peer], y, marker, color={"o": "C0", "s": "C1", "^": "C2"}[marker], markersize=4)
+            if c.limit():
+                axis.plot(c.limit(), y, "|", color="black")
+        axis.axvline(1, color="gray", linewidth=0.5)
+        axis.set_xscale("log")
+        axis.set_yticks(range(len(rows)), [re.sub("^[a-z]+/f32/|/t1$", "", c.name) for c in rows], fontsize=6)
+        axis.set_title(f"{passing}, f32, one thread")
+        axis.set_xlabel("time / time of syncbn  (o oneDNN, square LibTorch, triangle oneDNN blocked, | limit)", fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json")
+    parser.add_argument("--markdown")
+    parser.add_argument("--chart")
+    arguments = parser.parse_args()
+    with open(arguments.json) as file:
+        data = json.load(file)
+    cases = [Case(row) for row in data["benchmarks"]]
+    table = markdown(cases, data["context"])
+    if arguments.markdown:
+        with open(arguments.markdown, "w") as file:
+            file.write(table)
+    else:
+        sys.stdout.write(table)
+    if arguments.chart:
+        chart(cases, arguments.chart)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+
+#include <syncbn/backends/detail/cpu_memory.hpp>
+#include <syncbn/backends/detail/cpu_sums.hpp>
+
+// The reductions where neighbouring channels are neighbours in memory (NHWC): a slab of channels walks down the rows, a
+// tile of rows at a time, so that a tile's lines are used up while they are in the first cache. What is added to what is
+// the same as in cpu_sums.hpp: element i of a block belongs to lane i % 8.
+
+namespace syncbn::inline v0 {
+inline namespace SYNCBN_CPU_ISA {
+namespace cpu {
+
+using ChannelPacket = Packet<double>;
+inline constexpr int group_channels = packet_size<double>;  // a packet of neighbouring channels
+
+// As many channels as give a row 256 bytes of a tile; fewer than a group that are left over join the last slab. Fewer
+// than a group altogether need rows without gaps.
+template <class Storage>
+inline constexpr Index slab_channels = 256 / static_cast<Index>(sizeof(Storage));
+template <class Storage>
+inline constexpr Index most_groups = slab_channels<Storage> / group_channels + 1;
+template <class Storage>
+inline constexpr Index most_channels = most_groups<Storage> * group_channels;
+template <class Storage>
+Index slabs_of(Index channels, bool dense_rows) noexcept {
+  if (channels < group_channels) return dense_rows ? 1 : 0;
+  const Index rest = channels % slab_channels<Storage>;
+  const Index whole = channels / slab_channels<Storage>;
+  return rest >= group_channels ? whole + 1 : whole;
+}
+
+inline constexpr Index tile_rows = 64;
+static_assert(tile_rows % lane_count == 0);
+
+// With 16 registers, half of the lanes at a time.
+inline constexpr int lanes_at_once = group_channels >= 8 ? lane_count : lane_count / 2;
+
+// The two sums of one group of channels, lane by lane.
+struct GroupSums {
+  ChannelPacket first[lane_count];
+  ChannelPacket second[lane_count];
+
+  void clear() noexcept {
+    for (int lane = 0; lane < lane_count; ++lane) {
+      first[lane] = second[lane] = packet_math::pset1<ChannelPacket>(0.0);
+    }
+  }
+};
+
+inline ChannelPacket sum_of_group(const ChannelPacket (&lanes)[lane_count]) noexcept {
+  const auto add = [](const ChannelPacket& a, const ChannelPacket& b) { return packet_math::padd(a, b); };
+  return add(add(add(lanes[0], lanes[4]), add(lanes[2], lanes[6])),
+             add(add(lanes[1], lanes[5]), add(lanes[3], lanes[7])));
+}
+
+// A slab's tensors: where its first channel lies in each operand.
+template <class Storage, std::size_t Operands>
+struct Slab {
+  std::array<const Storage*, Operands> data;
+  std::array<const Storage*, Operands> end;  // beyond the last row, where channels are fewer than a group
+  Index channels;
+
+  Index groups() const noexcept { return (channels + group_channels - 1) / group_channels; }
+  // The last group may lie over the one before: it computes the same for those channels.
+  Index channel_of(Index group) const noexcept {
+    const Index c = group * group_channels;
+    return c + group_channels <= channels || c == 0 ? c : channels - group_channels;
+  }
+  // A group of one operand. Fewer channels than that are loaded together with what follows them, the next row.
+  ChannelPacket load(std::size_t operand, const Storage* from) const noexcept {
+    if (channels >= group_channels || end[operand] - from >= group_channels) return load_packet<double>(from);
+    double padded[group_channels] = {};
+    for (Index c = 0; c < channels; ++c) padded[c] = load_element<double>(from + c);
+    return packet_math::ploadu<ChannelPacket>(padded);
+  }
+  // As many numbers as a group has, of those that there are.
+  template <class T>
+  ChannelPacket load_numbers(const T* from) const noexcept {
+    double padded[group_channels] = {};
+    for (Index c = 0; c < group_channels && c < channels; ++c) padded[c] = from[c];
+    return packet_math::ploadu<ChannelPacket>(padded);
+  }
+};
+
+// A tile's places: of each row in each operand.
+template <std::size_t Operands>
+using TileOffsets = std::array<Index, Operands>[tile_rows];
+
+// Asks for the lines of a tile that comes next, for one group's share of its rows.
+template <class Storage, std::size_t Operands>
+SYNCBN_ALWAYS_INLINE void prefetch_part(const Slab<Storage, Operands>& slab, const TileOffsets<Operands>& offset,
+                                        Index rows, Index group) noexcept {
+  const Index bytes = slab.channels * static_cast<Index>(sizeof(Storage));
+  if (bytes < 64) return;  // neighbouring rows share lines, which come by themselves
+  const Index end = std::min(rows, (group + 1) * tile_rows / slab.groups());
+  for (Index r = group * tile_rows / slab.groups(); r < end; ++r) {
+    for (std::size_t k = 0; k < Operands; ++k) {
+      const auto* row = static_cast<const char*>(static_cast<const void*>(slab.data[k] + offset[r][k]));
+      for (Index byte = 0; byte < bytes; byte += 64) prefetch(row + byte);
+    }
+  }
+}
+
+// first += a, second += a * b for all rows [first_row, first_row + n) and channels, where values(group, pointers) gives
+// the packets a and b of a row. A tile's lines are asked for while the one before is summed.
+template <class Storage, std::size_t Operands, class Values>
+void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Index n, GroupSums* sums,
+              const Values& values) noexcept {
+  TileOffsets<Operands> buffers[2];
+  const auto walk = [&](Index count, TileOffsets<Operands>& offset) {
+    for (Index r = 0; r < count; ++r) {
+      for (std::size_t k = 0; k < Operands; ++k) offset[r][k] = cursor.offset(k);
+      cursor.advance(1);
+    }
+  };
+  Index rows = std::min(n, tile_rows);
+  walk(rows, buffers[0]);
+  for (Index done = 0, tile = 0; done < n; ++tile) {
+    const TileOffsets<Operands>& offset = buffers[tile % 2];
+    TileOffsets<Operands>& next = buffers[(tile + 1) % 2];
+    done += rows;
+    const Index next_rows = std::min(n - done, tile_rows);
+    walk(next_rows, next);
+    const Index whole = rows - rows % lane_count;
+    for (Index g = 0; g < slab.groups(); ++g) {
+      const Index channel = slab.channel_of(g);
+      GroupSums& to = sums[g];
+      prefetch_part(slab, next, next_rows, g);
+      const auto add = [&](int lane, Index r, ChannelPacket& first, ChannelPacket& second) {
+        std::array<const Storage*, Operands> at;
+        for (std::size_t k = 0; k < Operands; ++k) at[k] = slab.data[k] + channel + offset[r + lane][k];
+        values(g, at, first, second);
+      };
+      for (int from = 0; from < lane_count; from += lanes_at_once) {
+        ChannelPacket first[lanes_at_once];
+        ChannelPacket second[lanes_at_once];
+        unrolled<lanes_at_once>([&](auto lane) {
+          first[lane] = to.first[from + lane];
+          second[lane] = to.second[from + lane];
+        });
+        for (Index r = 0; r < whole; r += lane_count) {
+          unrolled<lanes_at_once>([&](auto lane) { add(from + lane, r, first[lane], second[lane]); });
+        }
+        unrolled<lanes_at_once>([&](auto lane) {
+          to.first[from + lane] = first[lane];
+          to.second[from + lane] = second[lane];
+        });
+      }
+      for (Index r = whole; r < rows; ++r) {
+        const int lane = static_cast<int>(r - whole);
+        add(lane, whole, to.first[lane], to.second[lane]);
+      }
+    }
+    rows = next_rows;
+  }
+}
+
+// The moments of a block of n rows, one for each channel of the slab.
+template <class Storage>
+void moments_of_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, Index n, ChannelMoments* out) noexcept {
+  GroupSums sums[most_groups<Storage>];
+  ChannelPacket origin[most_groups<Storage>];
+  double shift[most_groups<Storage>][group_channels];
+  const double elements = static_cast<double>(n);
+  const auto set_origin = [&](Index g, const ChannelPacket& values) {
+    packet_math::pstoreu(shift[g], values);
+    for (double& s : shift[g]) s = finite_or_zero(s);
+    origin[g] = packet_math::ploadu<ChannelPacket>(shift[g]);
+    sums[g].clear();
+  };
+  for (Index g = 0; g < slab.groups(); ++g) {
+    set_origin(g, slab.load(0, slab.data[0] + slab.channel_of(g) + cursor.offset(0)));
+  }
+  if constexpr (refines_shift<Storage>) {
+    sum_rows(slab, cursor, n, sums,
+             [&](Index g, const std::array<const Storage*, 1>& at, ChannelPacket& first, ChannelPacket&) {
+               first = packet_math::padd(first, packet_math::psub(slab.load(0, at[0]), origin[g]));
+             });
+    for (Index g = 0; g < slab.groups(); ++g) {
+      const ChannelPacket mean =
+          packet_math::pdiv(sum_of_group(sums[g].first), packet_math::pset1<ChannelPacket>(elements));
+      set_origin(g, packet_math::padd(origin[g], mean));
+    }
+  }
+  sum_rows(slab, cursor, n, sums,
+           [&](Index g, const std::array<const Storage*, 1>& at, ChannelPacket& first, ChannelPacket& second) {
+             const ChannelPacket d = packet_math::psub(slab.load(0, at[0]), origin[g]);
+             first = packet_math::padd(first, d);
+             second = packet_math::pmadd(d, d, second);
+           });
+  for (Index g = 0; g < slab.groups(); ++g) {
+    double sum[group_channels];
+    double squares[group_channels];
+    packet_math::pstoreu(sum, sum_of_group(sums[g].first));
+    packet_math::pstoreu(squares, sum_of_group(sums[g].second));
+    for (int c = 0; c < group_channels && c < slab.channels; ++c) {
+      out[slab.channel_of(g) + c] = moments_about(shift[g][c], elements, sum[c], squares[c]);
+    }
+  }
+}
+
+// The sums of the gradient over a block of n rows; operand 0 is dy, 1 is x.
+template <class Storage>
+void gradient_sums_of_columns(const Slab<Storage, 2>& slab, const Cursor<2>& cursor, Index n, const double* mean,
+                              TwoSums* out) noexcept {
+  GroupSums sums[most_groups<Storage>];
+  ChannelPacket origin[most_groups<Storage>];
+  for (Index g = 0; g < slab.groups(); ++g) {
+    origin[g] = slab.load_numbers(mean + slab.channel_of(g));
+    sums[g].clear();
+  }
+  sum_rows(slab, cursor, n, sums,
+           [&](Index g, const std::array<const Storage*, 2>& at, ChannelPacket& first, ChannelPacket& second) {
+             const ChannelPacket dy = slab.load(0, at[0]);
+             first = packet_math::padd(first, dy);
+             second = packet_math::pmadd(dy, packet_math::psub(slab.load(1, at[1]), origin[g]), second);
+           });
+  for (Index g = 0; g < slab.groups(); ++g) {
+    double sum[group_channels];
+    double centred[group_channels];
+    packet_math::pstoreu(sum, sum_of_group(sums[g].first));
+    packet_math::pstoreu(centred, sum_of_group(sums[g].second));
+    for (int c = 0; c < group_channels && c < slab.channels; ++c) {
+      const Index channel = slab.channel_of(g) + c;
+      out[channel] = {sum[c], centred_sum(centred[c], mean[channel])};
+    }
+  }
+}
+
+}  // namespace cpu
+}  // namespace SYNCBN_CPU_ISA
+}  // namespace syncbn::inline v0

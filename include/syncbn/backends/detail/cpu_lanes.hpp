@@ -1,0 +1,71 @@
+#pragma once
+
+#include <syncbn/backends/detail/cpu_packet.hpp>
+
+// Eight doubles that are summed side by side. Eight at every instruction set: a register pair more or less changes
+// nothing in what is added to what.
+
+namespace syncbn::inline v0 {
+inline namespace SYNCBN_CPU_ISA {
+namespace cpu {
+
+inline constexpr int lane_count = 8;
+
+// Eight doubles in registers.
+struct Lanes {
+  static constexpr int width = packet_size<double>;
+  static constexpr int count = lane_count / width;
+  Packet<double> part[count];
+
+  static Lanes all(double value) noexcept {
+    Lanes result;
+    for (auto& p : result.part) p = packet_math::pset1<Packet<double>>(value);
+    return result;
+  }
+  template <class Load>
+  static Lanes load(const Load* from) noexcept {
+    Lanes result;
+    for (int i = 0; i < count; ++i) result.part[i] = load_packet<double>(from + i * width);
+    return result;
+  }
+  // The first `n` < 8 of them; the others get `rest`.
+  template <class Load>
+  static Lanes load_some(const Load* from, Index n, double rest) noexcept {
+    double values[lane_count];
+    for (int i = 0; i < lane_count; ++i) values[i] = i < n ? load_element<double>(from + i) : rest;
+    return load(values);
+  }
+  void store(double* to) const noexcept {
+    for (int i = 0; i < count; ++i) packet_math::pstoreu(to + i * width, part[i]);
+  }
+  friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept {
+    Lanes result;
+    for (int i = 0; i < count; ++i) result.part[i] = packet_math::padd(a.part[i], b.part[i]);
+    return result;
+  }
+  friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept {
+    Lanes result;
+    for (int i = 0; i < count; ++i) result.part[i] = packet_math::psub(a.part[i], b.part[i]);
+    return result;
+  }
+  // a * b + c
+  friend Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) noexcept {
+    Lanes result;
+    for (int i = 0; i < count; ++i) result.part[i] = packet_math::pmadd(a.part[i], b.part[i], c.part[i]);
+    return result;
+  }
+};
+
+// The sum over lanes, always as the same tree: the layouts must agree in it to the bit.
+inline double sum_of_lanes(const double* v) noexcept {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+inline double sum_of_lanes(const Lanes& lanes) noexcept {
+  double values[lane_count];
+  lanes.store(values);
+  return sum_of_lanes(values);
+}
+
+}  // namespace cpu
+}  // namespace SYNCBN_CPU_ISA
+}  // namespace syncbn::inline v0

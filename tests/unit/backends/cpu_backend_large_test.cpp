@@ -1,0 +1,127 @@
+// Tensors so large that results are written past the caches, and channels so many that one walk does all steps of a
+// channel: the bits are those of the steps one by one, in place, through the caches.
+
+#include <algorithm>
+#include <vector>
+
+#include <syncbn/backends/cpu_backend.hpp>
+#include <syncbn/passes.hpp>
+
+#include "support/catch.hpp"
+#include "support/parallel_loop.hpp"
+
+namespace {
+
+using syncbn::Index;
+using syncbn::TensorView;
+
+struct Shape {
+  const char* text;
+  std::vector<Index> extents;
+  bool channels_last;
+};
+
+// More than 4 MB of floats, and doubles; runs of all kinds.
+const std::vector<Shape> shapes{{"short runs", {32, 700, 7, 7}, false},
+                                {"short runs of whole lines", {17, 1100, 8, 8}, false},
+                                {"runs of an odd length", {8, 200, 27, 27}, false},
+                                {"long runs of an odd length", {8, 40, 61, 61}, false},
+                                {"long runs of whole lines", {4, 80, 64, 64}, false},
+                                {"few channels", {8, 3, 211, 211}, false},
+                                {"one channel", {3, 1, 600, 601}, false},
+                                {"one sample", {1, 19, 250, 230}, false},
+                                {"no spatial dimensions", {5000, 230}, false},
+                                {"channels last, few", {9, 3, 200, 200}, true},
+                                {"channels last, of whole lines", {9, 64, 45, 41}, true},
+                                {"channels last, odd", {9, 73, 41, 41}, true},
+                                {"channels last, many", {3, 1033, 19, 19}, true}};
+
+// A tensor that begins one element after an aligned address, between two guards.
+template <class T>
+class Tensor {
+ public:
+  Tensor(const Shape& shape, std::uint32_t seed) : shape_(shape) {
+    Index size = 1;
+    for (const Index e : shape.extents) size *= e;
+    values_.resize(static_cast<std::size_t>(size) + 2);
+    std::uint32_t state = seed;
+    for (T& v : values_) {
+      state = state * 1664525U + 1013904223U;
+      v = static_cast<T>(state >> 8U) / static_cast<T>(1U << 22U);
+    }
+    values_.front() = values_.back() = guard;
+  }
+  TensorView<T> view() {
+    T* const data = values_.data() + 1;
+    if (!shape_.channels_last) return TensorView<T>(data, std::span<const Index>(shape_.extents));
+    const auto& e = shape_.extents;
+    return TensorView<T>::channels_last(data, {e[0], e[1], e[2], e[3]});
+  }
+  bool operator==(const Tensor& other) const { return values_ == other.values_; }
+  bool guarded() const { return values_.front() == guard && values_.back() == guard; }
+
+ private:
+  static constexpr T guard = -12345;
+  Shape shape_;
+  std::vector<T> values_;
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("large tensors have the same bits by one walk or by steps, in place or not", "[cpu_backend]", float,
+                   double) {
+  using Backend = syncbn::CpuBackend<TestType, syncbn::ParallelFor<syncbn_test::ParallelLoop>>;
+  for (const Shape& shape : shapes) {
+    INFO(shape.text);
+    Backend backend{syncbn::ParallelFor(syncbn_test::ParallelLoop{2})};
+    const Tensor<TestType> x(shape, 1), dy(shape, 2);
+    const Index channels = shape.extents[1];
+    std::vector<TestType> weight(static_cast<std::size_t>(channels)), bias(weight.size());
+    for (std::size_t c = 0; c < weight.size(); ++c) {
+      weight[c] = static_cast<TestType>(1 + c % 3);
+      bias[c] = static_cast<TestType>(c % 5) / 4;
+    }
+    const TensorView<const TestType> w(weight.data(), {channels}), b(bias.data(), {channels});
+
+    // Step by step, in place.
+    Tensor<TestType> y = x, dx = dy, input = x, gradient = dy;
+    syncbn::Moments<Backend> moments(channels);
+    syncbn::Statistics<Backend> statistics;
+    accumulate(backend, input.view(), moments);
+    finalize(backend, moments, 1e-5, statistics);
+    normalize(backend, y.view(), statistics, w, b, y.view());
+    syncbn::GradientSums<Backend> sums(channels);
+    syncbn::GradientCoefficients<Backend> coefficients;
+    accumulate(backend, gradient.view(), input.view(), statistics, sums);
+    finalize(backend, sums, statistics, coefficients);
+    propagate(backend, dx.view(), input.view(), statistics, coefficients, w, dx.view());
+
+    // The same, to other memory.
+    Tensor<TestType> other(shape, 3);
+    normalize(backend, input.view(), statistics, w, b, other.view());
+    CHECK(other == y);
+    CHECK(other.guarded());
+    propagate(backend, gradient.view(), input.view(), statistics, coefficients, w, other.view());
+    CHECK(other == dx);
+    CHECK(other.guarded());
+
+    // By one walk, to other memory and in place.
+    for (const bool in_place : {false, true}) {
+      INFO("in place: " << in_place);
+      Tensor<TestType> alone = in_place ? x : Tensor<TestType>(shape, 4);
+      syncbn::Moments<Backend> own_moments;
+      syncbn::Statistics<Backend> own_statistics;
+      normalize_alone(backend, in_place ? alone.view() : input.view(), 1e-5, own_moments, own_statistics, w, b,
+                      alone.view());
+      CHECK(alone == y);
+      CHECK(std::equal(own_statistics.mean(), own_statistics.mean() + 3 * channels, statistics.mean()));
+      CHECK(*own_statistics.count() == *statistics.count());
+      Tensor<TestType> back = in_place ? dy : Tensor<TestType>(shape, 5);
+      syncbn::GradientSums<Backend> own_sums;
+      propagate_alone(backend, in_place ? back.view() : gradient.view(), input.view(), statistics, own_sums,
+                      coefficients, w, back.view());
+      CHECK(back == dx);
+      CHECK(std::equal(own_sums.dy(), own_sums.dy() + 2 * channels, sums.dy()));
+    }
+  }
+}

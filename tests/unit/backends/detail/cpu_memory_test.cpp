@@ -1,0 +1,60 @@
+#include <syncbn/backends/detail/cpu_memory.hpp>
+
+#include <algorithm>
+#include <vector>
+
+#include "support/catch.hpp"
+
+using syncbn::Index;
+using syncbn::cpu::LineWriter;
+
+TEMPLATE_TEST_CASE("runs of any length arrive in order, and nothing beside them is touched", "[cpu_memory]", float,
+                   double) {
+  constexpr Index per_line = 64 / static_cast<Index>(sizeof(TestType));
+  const std::vector<std::vector<Index>> kinds{{},
+                                              {0},
+                                              {1},
+                                              {3},
+                                              {per_line - 1},
+                                              {per_line},
+                                              {per_line + 1},
+                                              {1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                                              {700},
+                                              {5, 0, 9},
+                                              {49, 49, 49, 49},
+                                              {1023, 1, 1024, 1024, 1024, 7, 1024, 900, 1},
+                                              std::vector<Index>(100, 196)};
+  for (const auto& runs : kinds) {
+    for (Index offset = 0; offset <= per_line; ++offset) {
+      Index size = 0;
+      for (const Index n : runs) size += n;
+      CAPTURE(runs, offset);
+      // Aligned to lines, whatever the allocator does.
+      std::vector<TestType> memory(static_cast<std::size_t>(size + 4 * per_line), TestType{-1});
+      TestType* const begin = memory.data();
+      const Index to_line = (64 - static_cast<Index>(reinterpret_cast<std::uintptr_t>(begin) % 64)) % 64 /
+                            static_cast<Index>(sizeof(TestType));
+      TestType* const out = begin + to_line + offset;
+      LineWriter<TestType> writer(out);
+      Index written = 0;
+      for (const Index n : runs) {
+        TestType* const place = writer.next(n);
+        for (Index i = 0; i < n; ++i) place[i] = static_cast<TestType>(written++);
+      }
+      writer.finish();
+      syncbn::cpu::end_streaming();
+      bool right = true;
+      for (Index i = 0; i < size; ++i) right = right && out[i] == static_cast<TestType>(i);
+      CHECK(right);
+      CHECK(std::count(memory.begin(), memory.end(), TestType{-1}) == 4 * per_line);
+    }
+  }
+}
+
+TEST_CASE("the distance to an address for packets", "[cpu_memory]") {
+  alignas(64) float values[32] = {};
+  constexpr Index width = syncbn::cpu::packet_size<float>;
+  for (Index i = 0; i < 16; ++i) {
+    CHECK(syncbn::cpu::elements_to_alignment(values + i) == (i % width == 0 ? 0 : width - i % width));
+  }
+}
