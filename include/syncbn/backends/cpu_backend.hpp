@@ -7,9 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include <syncbn/backends/detail/cpu_blocking.hpp>
 #include <syncbn/backends/detail/cpu_columns.hpp>
 #include <syncbn/backends/detail/cpu_map.hpp>
-#include <syncbn/backends/detail/cpu_sums.hpp>
+#include <syncbn/backends/detail/cpu_rows.hpp>
 #include <syncbn/backends/executors.hpp>
 #include <syncbn/concepts.hpp>
 #include <syncbn/fwd.hpp>
@@ -91,7 +92,7 @@ class CpuBackend {
     ChannelMoments* partial = partial_moments_.data();
 
     const auto row = [&](Index channel, Index segment) {
-      partial[channel * grid.segments + segment] = moments_of_segments(
+      partial[channel * grid.segments + segment] = cpu::moments_of_segments(
           source.data() + channel * geometry.channel_stride[0], geometry, grid, segment, segment + 1);
     };
     const auto columns = [&](Index channel, Index channels, Index segment) {
@@ -132,17 +133,17 @@ class CpuBackend {
     const cpu::Geometry<2> both(source, target);
     const cpu::Grid grid(geometry.elements);
     *moments.count = 0;
-    if (!by_channels(both, grid)) {
+    if (!cpu::by_channels(both, grid)) {
       for (Index c = 0; c < geometry.channels; ++c) moments.mean[c] = moments.m2[c] = 0;
       accumulate(x, moments);
       for_each_channel(geometry.channels, finish);
       return normalize(x, coefficients_of, y);
     }
     *moments.count = static_cast<double>(geometry.elements);
-    const cpu::Store store = store_for(target, source);
+    const cpu::Store store = cpu::store_for(target, source);
     run_by_channels<Storage>(grid, geometry.channels, [&](Index first, Index last) {
       ChannelMoments sums[cpu::most_channels_at_once];
-      moments_of_channels(source.data(), geometry, grid, first, last, sums);
+      cpu::moments_of_channels(source.data(), geometry, grid, first, last, sums);
       for (Index c = first; c < last; ++c) {
         moments.mean[c] = sums[c - first].mean;
         moments.m2[c] = sums[c - first].m2;
@@ -167,7 +168,7 @@ class CpuBackend {
     cpu::TwoSums* partial = partial_sums_.data();
 
     const auto row = [&](Index channel, Index segment) {
-      partial[channel * grid.segments + segment] = gradient_sums_of_segments(
+      partial[channel * grid.segments + segment] = cpu::gradient_sums_of_segments(
           gradient.data() + channel * geometry.channel_stride[0], source.data() + channel * geometry.channel_stride[1],
           geometry, grid, segment, segment + 1, mean[channel]);
     };
@@ -210,16 +211,16 @@ class CpuBackend {
     const cpu::Geometry<2> geometry(gradient, source);
     const cpu::Geometry<3> all(gradient, source, target);
     const cpu::Grid grid(geometry.elements);
-    if (!by_channels(all, grid)) {
+    if (!cpu::by_channels(all, grid)) {
       for (Index c = 0; c < geometry.channels; ++c) sums.dy[c] = sums.dy_centred[c] = 0;
       accumulate(dy, x, mean, sums);
       for_each_channel(geometry.channels, finish);
       return propagate(dy, x, coefficients_of, dx);
     }
-    const cpu::Store store = store_for(target, gradient, source);
+    const cpu::Store store = cpu::store_for(target, gradient, source);
     run_by_channels<Storage>(grid, geometry.channels, [&](Index first, Index last) {
       cpu::TwoSums both[cpu::most_channels_at_once];
-      gradient_sums_of_channels(gradient.data(), source.data(), geometry, grid, first, last, mean, both);
+      cpu::gradient_sums_of_channels(gradient.data(), source.data(), geometry, grid, first, last, mean, both);
       for (Index c = first; c < last; ++c) {
         sums.dy[c] = both[c - first].dy;
         sums.dy_centred[c] = both[c - first].dy_centred;
@@ -246,105 +247,11 @@ class CpuBackend {
   }
 
  private:
-  // Of the segments [first, last) of a channel.
-  template <class Storage>
-  static ChannelMoments moments_of_segments(const Storage* channel, const cpu::Geometry<1>& geometry,
-                                            const cpu::Grid& grid, Index first, Index last) noexcept {
-    return cpu::sum_segments<ChannelMoments>(grid, first, last, [&]<int count>(Index block, auto& out) {
-      Storage buffer[count][cpu::block_elements];
-      const Storage* x[count];
-      const Index n = grid.size_of(block);
-      for (int k = 0; k < count; ++k) {
-        const cpu::Cursor<1> cursor(geometry, grid.first_element(block + k));
-        x[k] = cpu::fetch(channel, cursor, geometry, 0, n, buffer[k]);
-      }
-      cpu::moments_of_blocks<count>(x, n, out);
-    });
-  }
-
-  // Of the channels [first, last): several side by side where a channel is one block.
-  template <class Storage>
-  static void moments_of_channels(const Storage* data, const cpu::Geometry<1>& geometry, const cpu::Grid& grid,
-                                  Index first, Index last, ChannelMoments* out) noexcept {
-    constexpr int count = cpu::blocks_at_once;
-    Index c = first;
-    if constexpr (count > 1) {
-      for (; grid.blocks == 1 && c + count <= last; c += count) {
-        Storage buffer[count][cpu::block_elements];
-        const Storage* x[count];
-        for (int k = 0; k < count; ++k) {
-          x[k] = cpu::fetch(data + (c + k) * geometry.channel_stride[0], cpu::Cursor<1>(geometry, 0), geometry, 0,
-                            grid.elements, buffer[k]);
-        }
-        ChannelMoments sums[count];
-        cpu::moments_of_blocks<count>(x, grid.elements, sums);
-        std::copy_n(sums, count, out + (c - first));
-      }
-    }
-    for (; c < last; ++c) {
-      out[c - first] =
-          moments_of_segments(data + c * geometry.channel_stride[0], geometry, grid, Index{0}, grid.segments);
-    }
-  }
-
-  template <class Storage>
-  static void gradient_sums_of_channels(const Storage* dy, const Storage* x, const cpu::Geometry<2>& geometry,
-                                        const cpu::Grid& grid, Index first, Index last, const double* mean,
-                                        cpu::TwoSums* out) noexcept {
-    for (Index c = first; c < last; ++c) {
-      out[c - first] =
-          gradient_sums_of_segments(dy + c * geometry.channel_stride[0], x + c * geometry.channel_stride[1], geometry,
-                                    grid, Index{0}, grid.segments, mean[c]);
-    }
-  }
-
-  template <class Storage>
-  static cpu::TwoSums gradient_sums_of_segments(const Storage* dy_channel, const Storage* x_channel,
-                                                const cpu::Geometry<2>& geometry, const cpu::Grid& grid, Index first,
-                                                Index last, double mean) noexcept {
-    return cpu::sum_segments<cpu::TwoSums>(grid, first, last, [&]<int count>(Index block, auto& out) {
-      Storage buffer[2][count][cpu::block_elements];
-      const Storage* dy[count];
-      const Storage* x[count];
-      const Index n = grid.size_of(block);
-      for (int k = 0; k < count; ++k) {
-        const cpu::Cursor<2> cursor(geometry, grid.first_element(block + k));
-        dy[k] = cpu::fetch(dy_channel, cursor, geometry, 0, n, buffer[0][k]);
-        x[k] = cpu::fetch(x_channel, cursor, geometry, 1, n, buffer[1][k]);
-      }
-      cpu::gradient_sums_of_blocks<count>(dy, x, n, mean, out);
-    });
-  }
-
-  // Tasks of whole channels, as many as a part of the second cache holds: the longer are the pieces of memory that a task
-  // reads and writes, where a channel has short ones.
   template <class Storage, class Task>
   void run_by_channels(const cpu::Grid& grid, Index channels, const Task& task) const {
-    constexpr Index bytes_at_once = Index{128} << 10;
-    const Index bytes = grid.elements * static_cast<Index>(sizeof(Storage));
-    const Index at_once = std::clamp<Index>(bytes_at_once / bytes, 1, cpu::most_channels_at_once);
+    const Index at_once = cpu::channels_at_once<Storage>(grid);
     executor_.run((channels + at_once - 1) / at_once,
                   [&](Index group) { task(group * at_once, std::min((group + 1) * at_once, channels)); });
-  }
-
-  // Whether one task does all of a channel: where there are enough channels to share, and a channel's elements are not
-  // scattered.
-  template <std::size_t Operands>
-  static bool by_channels(const cpu::Geometry<Operands>& geometry, const cpu::Grid& grid) noexcept {
-    constexpr Index enough = 8;
-    if (geometry.elements == 0 || geometry.channels == 0) return false;
-    const bool in_columns = geometry.contiguous_channels() && !geometry.contiguous_runs();
-    return !in_columns && (geometry.channels >= enough || grid.segments == 1);
-  }
-
-  // Outputs that no cache keeps until they are read again go past them, but not those that are inputs, which the caches
-  // have anyway.
-  template <class Out, class... In>
-  static cpu::Store store_for(const Out& out, const In&... in) noexcept {
-    constexpr Index fewest_bytes = Index{4} << 20;
-    const bool in_place = ((out.data() == in.data()) || ...);
-    const Index bytes = out.size() * static_cast<Index>(sizeof(typename Out::value_type));
-    return in_place || bytes < fewest_bytes ? cpu::Store::cached : cpu::Store::streamed;
   }
 
   // Rows where a channel's elements are neighbours or nothing is; columns where channels are, a slab at a time. Both give
@@ -352,8 +259,8 @@ class CpuBackend {
   template <class Storage, std::size_t Operands, class Row, class Columns>
   void run_over_channels(const cpu::Geometry<Operands>& geometry, const cpu::Grid& grid, const Row& row,
                          const Columns& columns) const {
-    const bool in_columns = geometry.contiguous_channels() && !geometry.contiguous_runs();
-    const Index slabs = in_columns ? cpu::slabs_of<Storage>(geometry.channels, geometry.dense_rows()) : 0;
+    const Index slabs =
+        cpu::in_columns(geometry) ? cpu::slabs_of<Storage>(geometry.channels, geometry.dense_rows()) : 0;
     if (slabs == 0) {
       executor_.run(geometry.channels * grid.segments,
                     [&](Index task) { row(task / grid.segments, task % grid.segments); });
@@ -375,14 +282,14 @@ class CpuBackend {
     if (geometry.elements == 0 || geometry.channels == 0) return;
     const std::array<const Storage*, inputs> from{syncbn::detail::storage_view(in).data()...};
     const cpu::Grid grid(geometry.elements);
-    const cpu::Store store = store_for(target, syncbn::detail::storage_view(in)...);
+    const cpu::Store store = cpu::store_for(target, syncbn::detail::storage_view(in)...);
     const auto first = [&](Index segment) { return grid.first_element(grid.first_block(segment)); };
-    if (geometry.contiguous_channels() && !geometry.contiguous_runs()) {
+    if (cpu::in_columns(geometry)) {
       executor_.run(grid.segments, [&](Index segment) {
         cpu::map_columns<Parameter, inputs>(geometry, from, target.data(), first(segment), first(segment + 1),
                                             coefficients_of, store);
       });
-    } else if (by_channels(geometry, grid) && geometry.run_length() * static_cast<Index>(sizeof(Storage)) < 2048) {
+    } else if (cpu::by_channels(geometry, grid) && cpu::has_short_runs<Storage>(geometry)) {
       run_by_channels<Storage>(grid, geometry.channels, [&](Index begin, Index end) {
         cpu::map_channels<Parameter, inputs>(geometry, from, target.data(), begin, end, coefficients_of, store);
       });

@@ -97,24 +97,23 @@ inline double centred_sum(double sum, double mean) noexcept {
   return std::isfinite(mean) ? sum : std::numeric_limits<double>::quiet_NaN();
 }
 
-// The sums of the gradient over `count` blocks of n elements each, all of one channel.
+// The sums of the gradient over `count` blocks of n elements each; mean is that of each block's channel.
 template <int count, class Storage>
-void gradient_sums_of_blocks(const Storage* const (&dy)[count], const Storage* const (&x)[count], Index n, double mean,
-                             TwoSums (&out)[count]) noexcept {
-  const Lanes origin = Lanes::all(mean);
-  double rest[count];
+void gradient_sums_of_blocks(const Storage* const (&dy)[count], const Storage* const (&x)[count], Index n,
+                             const double (&mean)[count], TwoSums (&out)[count]) noexcept {
+  Lanes origin[count];
   Lanes sum[count];
   Lanes centred[count];
   unrolled<count>([&](auto k) {
-    rest[k] = mean;
+    origin[k] = Lanes::all(mean[k]);
     sum[k] = centred[k] = Lanes::all(0);
   });
-  for_each_lanes<count>(x, n, rest, [&](auto k, Index i, const Lanes& lanes) {
+  for_each_lanes<count>(x, n, mean, [&](auto k, Index i, const Lanes& lanes) {
     const Lanes g = load_lanes(dy[k], i, n, 0);
     sum[k] = sum[k] + g;
-    centred[k] = multiply_add(g, lanes - origin, centred[k]);
+    centred[k] = multiply_add(g, lanes - origin[k], centred[k]);
   });
-  unrolled<count>([&](auto k) { out[k] = {sum_of_lanes(sum[k]), centred_sum(sum_of_lanes(centred[k]), mean)}; });
+  unrolled<count>([&](auto k) { out[k] = {sum_of_lanes(sum[k]), centred_sum(sum_of_lanes(centred[k]), mean[k])}; });
 }
 
 // Merges the sums of the segments [first, last) of one channel, blocks in order into segments, segments in order.
