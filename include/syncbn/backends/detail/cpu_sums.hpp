@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -40,50 +42,115 @@ SYNCBN_ALWAYS_INLINE void unrolled(const F& f) noexcept {
   }(std::make_integer_sequence<int, count>());
 }
 
-template <class Storage>
-Lanes load_lanes(const Storage* x, Index i, Index n, double rest) noexcept {
-  return n - i >= lane_count ? Lanes::load(x + i) : Lanes::load_some(x + i, n - i, rest);
-}
+// `count` blocks of n elements each, walked side by side. Where their elements are neighbours, in pieces as long as the
+// shortest run that is left, all but the last of whole lanes; otherwise gathered first.
+template <int count, class Storage, std::size_t Operands>
+class Blocks {
+ public:
+  using Pointers = const Storage* [Operands][count];
+  struct Place {
+    std::array<const Storage*, Operands> channel;
+    Index first;  // element
+  };
 
-// Calls visit(k, i, lanes of block k from i on) for all of them; `rest` is what stands in for elements beyond the last.
-template <int count, class Storage, class Visit>
-SYNCBN_ALWAYS_INLINE void for_each_lanes(const Storage* const (&x)[count], Index n, const double (&rest)[count],
-                                         const Visit& visit) noexcept {
-  Index i = 0;
-  for (; i + lane_count <= n; i += lane_count) {
-    unrolled<count>([&](auto k) { visit(k, i, Lanes::load(x[k] + i)); });
+  // place(k) is where block k begins.
+  template <class PlaceOf>
+  Blocks(const Geometry<Operands>& geometry, Index n, const PlaceOf& place) noexcept
+      : n_(n),
+        in_place_(geometry.contiguous_runs() && geometry.run_length() % lane_count == 0),
+        cursors_([&]<int... k>(std::integer_sequence<int, k...>) {
+          return std::array<Cursor<Operands>, count>{Cursor<Operands>(geometry, place(k).first)...};
+        }(std::make_integer_sequence<int, count>())) {
+    for (int k = 0; k < count; ++k) {
+      channels_[k] = place(k).channel;
+      for (std::size_t o = 0; o < Operands && !in_place_; ++o) {
+        gathered_[o][k] = fetch(channels_[k][o], cursors_[k], geometry, o, n, buffer_[o][k]);
+      }
+    }
   }
-  if (i < n) unrolled<count>([&](auto k) { visit(k, i, Lanes::load_some(x[k] + i, n - i, rest[k])); });
+
+  Index size() const noexcept { return n_; }
+  double first_of(int k) const noexcept {
+    return load_element<double>(in_place_ ? channels_[k][0] + cursors_[k].offset(0) : gathered_[0][k]);
+  }
+
+  // visit(pointers, m): the next m elements of all blocks.
+  template <class Visit>
+  SYNCBN_ALWAYS_INLINE void for_each_piece(const Visit& visit) const noexcept {
+    auto cursors = cursors_;
+    Pointers at;
+    for (Index left = n_; left > 0;) {
+      Index m = left;
+      for (int k = 0; k < count; ++k) {
+        if (in_place_) m = std::min(m, cursors[k].run());
+        for (std::size_t o = 0; o < Operands; ++o) {
+          at[o][k] = in_place_ ? channels_[k][o] + cursors[k].offset(o) : gathered_[o][k];
+        }
+      }
+      visit(at, m);
+      left -= m;
+      for (int k = 0; k < count && left > 0; ++k) cursors[k].advance(m);
+    }
+  }
+
+ private:
+  Index n_;
+  bool in_place_;
+  std::array<Cursor<Operands>, count> cursors_;
+  std::array<const Storage*, Operands> channels_[count];
+  Pointers gathered_;
+  Storage buffer_[Operands][count][block_elements];
+};
+
+// Calls visit(k, lanes of block k in each operand); rest[o][k] stands in for elements beyond the last.
+template <int count, class Storage, std::size_t Operands, class Visit>
+SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>& blocks,
+                                         const double (&rest)[Operands][count], const Visit& visit) noexcept {
+  const auto piece = [&](const typename Blocks<count, Storage, Operands>::Pointers& at, Index m) {
+    Index i = 0;
+    for (; i + lane_count <= m; i += lane_count) {
+      unrolled<count>([&](auto k) {
+        std::array<Lanes, Operands> lanes;
+        for (std::size_t o = 0; o < Operands; ++o) lanes[o] = Lanes::load(at[o][k] + i);
+        visit(k, lanes);
+      });
+    }
+    if (i == m) return;
+    unrolled<count>([&](auto k) {
+      std::array<Lanes, Operands> lanes;
+      for (std::size_t o = 0; o < Operands; ++o) lanes[o] = Lanes::load_some(at[o][k] + i, m - i, rest[o][k]);
+      visit(k, lanes);
+    });
+  };
+  blocks.for_each_piece(piece);
 }
 
-// The moments of `count` blocks of n elements each.
 template <int count, class Storage>
-void moments_of_blocks(const Storage* const (&x)[count], Index n, ChannelMoments (&out)[count]) noexcept {
-  const double elements = static_cast<double>(n);
-  double shift[count];
+void moments_of_blocks(const Blocks<count, Storage, 1>& blocks, ChannelMoments (&out)[count]) noexcept {
+  const double elements = static_cast<double>(blocks.size());
+  double shift[1][count];
   Lanes origin[count];
   Lanes sum[count];
-  unrolled<count>([&](auto k) { shift[k] = finite_or_zero(load_element<double>(x[k])); });
+  unrolled<count>([&](auto k) { shift[0][k] = finite_or_zero(blocks.first_of(k)); });
   const auto set_origin = [&](auto k) {
-    origin[k] = Lanes::all(shift[k]);
+    origin[k] = Lanes::all(shift[0][k]);
     sum[k] = Lanes::all(0);
   };
   unrolled<count>(set_origin);
   if constexpr (refines_shift<Storage>) {
-    for_each_lanes<count>(x, n, shift,
-                          [&](auto k, Index, const Lanes& lanes) { sum[k] = sum[k] + (lanes - origin[k]); });
-    unrolled<count>([&](auto k) { shift[k] = finite_or_zero(shift[k] + sum_of_lanes(sum[k]) / elements); });
+    for_each_lanes(blocks, shift, [&](auto k, const std::array<Lanes, 1>& x) { sum[k] = sum[k] + (x[0] - origin[k]); });
+    unrolled<count>([&](auto k) { shift[0][k] = finite_or_zero(shift[0][k] + sum_of_lanes(sum[k]) / elements); });
     unrolled<count>(set_origin);
   }
   Lanes squares[count];
   unrolled<count>([&](auto k) { squares[k] = Lanes::all(0); });
-  for_each_lanes<count>(x, n, shift, [&](auto k, Index, const Lanes& lanes) {
-    const Lanes d = lanes - origin[k];
+  for_each_lanes(blocks, shift, [&](auto k, const std::array<Lanes, 1>& x) {
+    const Lanes d = x[0] - origin[k];
     sum[k] = sum[k] + d;
     squares[k] = multiply_add(d, d, squares[k]);
   });
   unrolled<count>(
-      [&](int k) { out[k] = moments_about(shift[k], elements, sum_of_lanes(sum[k]), sum_of_lanes(squares[k])); });
+      [&](auto k) { out[k] = moments_about(shift[0][k], elements, sum_of_lanes(sum[k]), sum_of_lanes(squares[k])); });
 }
 
 struct TwoSums {
@@ -97,21 +164,23 @@ inline double centred_sum(double sum, double mean) noexcept {
   return std::isfinite(mean) ? sum : std::numeric_limits<double>::quiet_NaN();
 }
 
-// The sums of the gradient over `count` blocks of n elements each; mean is that of each block's channel.
+// Operand 0 is dy, 1 is x; mean is that of each block's channel.
 template <int count, class Storage>
-void gradient_sums_of_blocks(const Storage* const (&dy)[count], const Storage* const (&x)[count], Index n,
-                             const double (&mean)[count], TwoSums (&out)[count]) noexcept {
+void gradient_sums_of_blocks(const Blocks<count, Storage, 2>& blocks, const double (&mean)[count],
+                             TwoSums (&out)[count]) noexcept {
+  double rest[2][count];
   Lanes origin[count];
   Lanes sum[count];
   Lanes centred[count];
   unrolled<count>([&](auto k) {
+    rest[0][k] = 0;
+    rest[1][k] = mean[k];
     origin[k] = Lanes::all(mean[k]);
     sum[k] = centred[k] = Lanes::all(0);
   });
-  for_each_lanes<count>(x, n, mean, [&](auto k, Index i, const Lanes& lanes) {
-    const Lanes g = load_lanes(dy[k], i, n, 0);
-    sum[k] = sum[k] + g;
-    centred[k] = multiply_add(g, lanes - origin[k], centred[k]);
+  for_each_lanes(blocks, rest, [&](auto k, const std::array<Lanes, 2>& lanes) {
+    sum[k] = sum[k] + lanes[0];
+    centred[k] = multiply_add(lanes[0], lanes[1] - origin[k], centred[k]);
   });
   unrolled<count>([&](auto k) { out[k] = {sum_of_lanes(sum[k]), centred_sum(sum_of_lanes(centred[k]), mean[k])}; });
 }
