@@ -26,11 +26,11 @@ function(syncbn_all_found result)
   set(${result} ${found} PARENT_SCOPE)
 endfunction()
 
-# syncbn_add_unit_test(name [THOROUGH] [NEEDS component...] [LIBS target...] [LABELS label...] [TIMEOUT seconds]): the
-# test unit.<name> from tests/unit/<name>_test.cpp. Absent from builds without a component that it needs, and if THOROUGH
-# from reduced ones.
+# syncbn_add_unit_test(name [THOROUGH] [WIDER] [NEEDS component...] [LIBS target...] [LABELS label...] [TIMEOUT seconds]):
+# the test unit.<name> from tests/unit/<name>_test.cpp. Absent from builds without a component that it needs, and if
+# THOROUGH from reduced ones. WIDER: on x86-64 once more for each wider instruction set, unit.<name>.avx2 and .avx512.
 function(syncbn_add_unit_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "THOROUGH" "TIMEOUT" "NEEDS;LIBS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "THOROUGH;WIDER" "TIMEOUT" "NEEDS;LIBS;LABELS")
   set_property(GLOBAL APPEND PROPERTY syncbn_unit_tests ${name})
   syncbn_all_found(found ${arg_NEEDS})
   if(NOT found OR (arg_THOROUGH AND SYNCBN_TEST_REDUCED))
@@ -46,6 +46,24 @@ function(syncbn_add_unit_test name)
   add_test(NAME ${test} COMMAND ${test})
   set_tests_properties(
     ${test} PROPERTIES LABELS "unit;${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77)
+  if(NOT arg_WIDER OR SYNCBN_TEST_REDUCED OR NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    return()
+  endif()
+  set(avx2 avx2,fma,f16c)
+  set(avx512 avx512f,avx512bw,avx512dq,avx512vl,${avx2})
+  foreach(isa avx2 avx512)
+    syncbn_add_test_executable(
+      ${test}.${isa} SOURCES ${syncbn_SOURCE_DIR}/tests/unit/${name}_test.cpp LIBS syncbn_test_dev ${arg_NEEDS}
+                             ${arg_LIBS})
+    string(REPLACE "," ";-m" flags "-m${${isa}}")
+    # g++ 12 takes the undefined parts of its own intrinsics for mistakes.
+    target_compile_options(
+      ${test}.${isa} PRIVATE ${flags} $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-uninitialized>)
+    add_test(NAME ${test}.${isa} COMMAND ${syncbn_SOURCE_DIR}/tests/support/if_cpu_has ${${isa}}
+                                         $<TARGET_FILE:${test}.${isa}>)
+    set_tests_properties(
+      ${test}.${isa} PROPERTIES LABELS "unit;${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77)
+  endforeach()
 endfunction()
 
 # syncbn_add_mpi_test(name RANKS n... [LIBS target...] [LABELS label...] [TIMEOUT seconds]): the tests unit.<name>.np<n>
