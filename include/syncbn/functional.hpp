@@ -66,14 +66,13 @@ SavedForward<Backend> batch_norm(
   saved.prepare(input);
   saved.batch_statistics = training;
   if (training) {
-    Moments<Backend> moments(input.extent(1));
-    accumulate(backend, input, moments);
-    finalize(backend, moments, eps, saved.statistics);
+    Moments<Backend> moments;
+    normalize_alone(backend, input, eps, moments, saved.statistics, tensors.weight, tensors.bias, output);
+    update_running(backend, saved.statistics, momentum, tensors.running_mean, tensors.running_var);
   } else {
     use_running(backend, tensors.running_mean, tensors.running_var, eps, saved.statistics);
+    normalize(backend, input, saved.statistics, tensors.weight, tensors.bias, output);
   }
-  normalize(backend, input, saved.statistics, tensors.weight, tensors.bias, output);
-  if (training) update_running(backend, saved.statistics, momentum, tensors.running_mean, tensors.running_var);
   return saved;
 }
 
@@ -100,13 +99,13 @@ void batch_norm_backward(const D& dy, const X& x, const SavedForward<Backend>& s
   detail::check_optional("weight", weight, input.extent(1));
   detail::check_optional("weight_grad", weight_grad, input.extent(1));
   detail::check_optional("bias_grad", bias_grad, input.extent(1));
-  GradientSums<Backend> sums(input.extent(1));
-  accumulate(backend, gradient, input, saved.statistics, sums);
+  GradientSums<Backend> sums;
   if (saved.batch_statistics) {
     GradientCoefficients<Backend> coefficients;
-    finalize(backend, sums, saved.statistics, coefficients);
-    propagate(backend, gradient, input, saved.statistics, coefficients, weight, output);
+    propagate_alone(backend, gradient, input, saved.statistics, sums, coefficients, weight, output);
   } else {
+    sums.reset(input.extent(1));
+    accumulate(backend, gradient, input, saved.statistics, sums);
     propagate(backend, gradient, saved.statistics, weight, output);
   }
   add_parameter_gradients(backend, sums, saved.statistics, weight_grad, bias_grad);
