@@ -116,11 +116,9 @@ class BatchNorm : public BatchNormState<Backend> {
       return;
     }
     Backend backend = backend_;
-    Moments<Backend> moments(channels());
+    Moments<Backend> moments;
     Statistics<Backend> statistics;
-    accumulate(backend, input, moments);
-    finalize(backend, moments, options_.eps, statistics);
-    normalize(backend, input, statistics, weight(), bias(), output);
+    normalize_alone(backend, input, options_.eps, moments, statistics, weight(), bias(), output);
   }
 
   /// @brief The gradients: dx is written, weight_grad() and bias_grad() are added to.
