@@ -38,8 +38,8 @@ class Case:
     def limit(self):
         """Time of the least traffic by time of ours; None where it was not measured."""
         kind = "triad" if self.passing == "backward" else "copy"
-        if kind + ".cached" not in self.ratio:
-            return None
+        if kind + ".cached" not in self.ratio or self.variant == "in_place":
+            return None  # a copy of memory to itself moves nothing
         move = min(self.ratio[kind + ".cached"], self.ratio[kind + ".streamed"])
         if self.passing == "inference":
             return move
@@ -96,6 +96,7 @@ def chart(cases, file):
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     import matplotlib.pyplot as plt
 
     shown = [c for c in cases if c.format == "f32" and c.threads == 1 and not c.variant and c.bytes > 64 << 10]
@@ -110,6 +111,7 @@ def chart(cases, file):
                 axis.plot(c.limit(), y, "|", color="black")
         axis.axvline(1, color="gray", linewidth=0.5)
         axis.set_xscale("log")
+        axis.margins(y=0.01)
         axis.set_yticks(range(len(rows)), [re.sub("^[a-z]+/f32/|/t1$", "", c.name) for c in rows], fontsize=6)
         axis.set_title(f"{passing}, f32, one thread")
         axis.set_xlabel("time / time of syncbn  (o oneDNN, square LibTorch, triangle oneDNN blocked, | limit)", fontsize=7)
