@@ -105,8 +105,8 @@ SYNCBN_ALWAYS_INLINE void prefetch_part(const Slab<Storage, Operands>& slab, con
   }
 }
 
-// first += a, second += a * b for all rows [first_row, first_row + n) and channels, where values(group, pointers) gives
-// the packets a and b of a row. A tile's lines are asked for while the one before is summed.
+// Calls values(group, pointers, first, second) for n rows from the cursor on and all groups of channels; it adds a row's
+// part to the two sums of its lane. A tile's lines are asked for while the one before is summed.
 template <class Storage, std::size_t Operands, class Values>
 void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Index n, GroupSums* sums,
               const Values& values) noexcept {

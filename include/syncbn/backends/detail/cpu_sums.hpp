@@ -61,8 +61,8 @@ class Blocks {
         cursors_([&]<int... k>(std::integer_sequence<int, k...>) {
           return std::array<Cursor<Operands>, count>{Cursor<Operands>(geometry, place(k).first)...};
         }(std::make_integer_sequence<int, count>())) {
-    for (int k = 0; k < count; ++k) {
-      channels_[k] = place(k).channel;
+    for (std::size_t k = 0; k < blocks; ++k) {
+      channels_[k] = place(static_cast<int>(k)).channel;
       for (std::size_t o = 0; o < Operands && !in_place_; ++o) {
         gathered_[o][k] = fetch(channels_[k][o], cursors_[k], geometry, o, n, buffer_[o][k]);
       }
@@ -70,7 +70,7 @@ class Blocks {
   }
 
   Index size() const noexcept { return n_; }
-  double first_of(int k) const noexcept {
+  double first_of(std::size_t k) const noexcept {
     return load_element<double>(in_place_ ? channels_[k][0] + cursors_[k].offset(0) : gathered_[0][k]);
   }
 
@@ -81,7 +81,7 @@ class Blocks {
     Pointers at;
     for (Index left = n_; left > 0;) {
       Index m = left;
-      for (int k = 0; k < count; ++k) {
+      for (std::size_t k = 0; k < blocks; ++k) {
         if (in_place_) m = std::min(m, cursors[k].run());
         for (std::size_t o = 0; o < Operands; ++o) {
           at[o][k] = in_place_ ? channels_[k][o] + cursors[k].offset(o) : gathered_[o][k];
@@ -89,11 +89,13 @@ class Blocks {
       }
       visit(at, m);
       left -= m;
-      for (int k = 0; k < count && left > 0; ++k) cursors[k].advance(m);
+      for (std::size_t k = 0; k < blocks && left > 0; ++k) cursors[k].advance(m);
     }
   }
 
  private:
+  static constexpr auto blocks = static_cast<std::size_t>(count);
+
   Index n_;
   bool in_place_;
   std::array<Cursor<Operands>, count> cursors_;
