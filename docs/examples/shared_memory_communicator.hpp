@@ -25,7 +25,7 @@ namespace example {
 // [begin shared]
 // What all ranks see. Sum k of a group happens on table k % tables, where each rank has a desk.
 struct SharedTables {
-  static constexpr std::size_t tables = 16, most_ranks = 16, most_words = 8192;
+  static constexpr std::size_t tables = 128, most_ranks = 16, most_words = 8192;
 
   struct Desk {
     std::atomic<std::uint64_t> phase{0};  // in round r of its table: 2r, then 2r + 1 with words on it, then 2r + 2

@@ -9,7 +9,7 @@
 #include <syncbn/check.hpp>
 #include <syncbn/fwd.hpp>
 #include <syncbn/saved.hpp>
-#include <syncbn/synchronize.hpp>
+#include <syncbn/together.hpp>
 #include <syncbn/validation.hpp>
 
 namespace syncbn::inline v0 {
@@ -69,7 +69,7 @@ class BatchNorm : public BatchNormState<Backend> {
   // ---- The passes ----------------------------------------------------------------------------------------------------
 
   /// @brief Normalizes x in the layer's mode; in training, updates the running statistics and the counter.
-  /// @param[in] x  activations. @shape{(N, C, S...)} @param[out] y  may be x. @shape{same as x}
+  /// @param[in] x  activations. @shape{(N, C, S...)} @param[out] y  may be x; undefined after an exception. @shape{same as x}
   /// @param[out] saved  for backward(); its memory is reused.
   /// @collective{one exchange, in training with more than one rank; the frames are listed at Exchange}
   /// @determinism{the same bits for any executor, layout and alignment; on all ranks for the statistics}
@@ -126,7 +126,7 @@ class BatchNorm : public BatchNormState<Backend> {
   /// dx is that of the sum of all ranks' losses; the parameters' gradients are this rank's part of it, to be summed over
   /// ranks by whoever sums the other parameters' gradients.
   /// @param[in] dy  gradient of y. @shape{same as x} @param[in] x  as given to forward(). @param saved  from forward().
-  /// @param[out] dx  may be dy; or no_gradient, where it is not wanted. @shape{same as x}
+  /// @param[out] dx  may be dy; undefined after an exception; or no_gradient, where it is not wanted. @shape{same as x}
   /// @collective{one exchange if @p saved is of a synchronized forward(); with no_gradient too: others may want theirs}
   /// @throws ShapeError, Error  on every rank alike, before any state changes. @throws CommunicatorError  see there.
   template <readable_by<Backend> D, readable_by<Backend> X, class DX>
@@ -197,7 +197,7 @@ class BatchNorm : public BatchNormState<Backend> {
     normalize(backend_, input, saved.statistics, weight(), bias(), output);
   }
 
-  // view, validate, accumulate, exchange, finalize, normalize, commit.
+  // view, validate, (accumulate, exchange, finalize, normalize), commit.
   template <class X, class Y>
   void normalize_by_batch(const X& x, Y& y, Saved& saved, bool update) {
     const bool synchronized = flags_.training && communicator().size() > 1;
@@ -209,18 +209,13 @@ class BatchNorm : public BatchNormState<Backend> {
       output = view(y);
       check_forward(input, output, update, !synchronized);
       saved.prepare(input);
-      local_.reset(channels());
-      if (synchronized) global_.reset(channels());
     });
     double count = 0;
     if (synchronized) {
-      begin(input, "forward", update, failure);
-      failure.capture([&] { accumulate(backend_, input, local_); });
-      start_exchange(exchange_, backend_, local_);
-      count = finish_exchange(exchange_, backend_, local_, global_);
-      check_more_than_one_value(count, communicator().size());
-      finalize(backend_, global_, options_.eps, saved.statistics);
-      normalize(backend_, input, saved.statistics, weight(), bias(), output);
+      begin(input, "forward", update, gains_from_blocks(backend_, input, output), failure);
+      normalize_together(exchange_, backend_, input, options_.eps, local_, global_, saved.statistics, weight(), bias(),
+                         output, failure);
+      count = exchange_.total_count();
     } else {
       failure.rethrow();
       count = static_cast<double>(elements_per_channel(input));
@@ -255,17 +250,18 @@ class BatchNorm : public BatchNormState<Backend> {
         detail::check_input_gradient(output, gradient, input);
       }
       local_sums_.reset(channels());
-      global_sums_.reset(channels());
-      coefficients_.reset(channels());
+      if (synchronized) global_sums_.reset(channels());
     });
     if (synchronized) {
-      begin(input, "backward", false, failure);
-      failure.capture([&] { accumulate(backend_, gradient, input, saved.statistics, local_sums_); });
-      start_exchange(exchange_, backend_, local_sums_);
-      finish_exchange(exchange_, backend_, global_sums_);
       if constexpr (wants_dx) {
-        finalize(backend_, global_sums_, saved.statistics, coefficients_);
-        propagate(backend_, gradient, input, saved.statistics, coefficients_, weight(), output);
+        begin(input, "backward", false, gains_from_blocks(backend_, gradient, input, output), failure);
+        propagate_together(exchange_, backend_, gradient, input, saved.statistics, local_sums_, global_sums_,
+                           coefficients_, weight(), output, failure);
+      } else {
+        begin(input, "backward", false, false, failure);
+        failure.capture([&] { accumulate(backend_, gradient, input, saved.statistics, local_sums_); });
+        start_exchange(exchange_, backend_, local_sums_);
+        finish_exchange(exchange_, backend_, global_sums_);
       }
     } else {
       failure.rethrow();
@@ -284,12 +280,12 @@ class BatchNorm : public BatchNormState<Backend> {
   }
 
   template <class Input>
-  void begin(const Input& input, const char* operation, bool update, RankFailure& failure) {
+  void begin(const Input& input, const char* operation, bool update, bool by_blocks, RankFailure& failure) {
     const std::int64_t call_dims = Dims == any_dims ? -1 : static_cast<std::int64_t>(Dims);
     const ExchangeCall call =
         this->describe_call(operation, call_dims, scalar_kind<typename Input::value_type>::value, update);
     const double count = failure.failed() ? 0 : static_cast<double>(elements_per_channel(input));
-    begin_exchange(exchange_, backend_, call, count, failure);
+    begin_exchange(exchange_, backend_, call, count, failure, by_blocks);
   }
 
   template <class Input, class Output>

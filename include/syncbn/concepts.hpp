@@ -119,6 +119,15 @@ struct GradientSumsPointers {
   double* dy_centred;  ///< sum of dy * (x - mean), one per channel
 };
 
+/// @brief Some of a tensor's channels: [first, last).
+struct ChannelRange {
+  Index first;  ///< the first channel
+  Index last;   ///< one past the last
+
+  /// @brief How many. @return last - first.
+  Index size() const noexcept { return last - first; }
+};
+
 /// @brief Where its memory is, its queue, and the type of parameters and running statistics (float or double).
 template <class B>
 concept names_its_types = requires(B& b) {
@@ -195,6 +204,24 @@ template <class B, class T>
 concept propagates =
     requires(const B& b, TensorView<const T, typename B::memory_space> x, TensorView<T, typename B::memory_space> y,
              detail::PropagateFunctor<typename B::parameter_type> f) { b.propagate(x, x, f, y); };
+
+/// @brief Optional, for host memory: `works_by_channels(x...)` says whether passes over some channels of these tensors cost
+/// no more than their share of a pass over all; the four passes take a ChannelRange then. Those that accumulate set the
+/// range's results, and leave the count alone. With it, a synchronized layer exchanges one block of channels while it
+/// works on the next.
+template <class B, class T>
+concept passes_over_channels =
+    std::same_as<typename B::memory_space, HostSpace> &&
+    requires(B& b, const B& c, TensorView<const T> x, TensorView<T> y, ChannelRange r, MomentsPointers m,
+             GradientSumsPointers s, const double* mean, detail::NormalizeFunctor<typename B::parameter_type> f,
+             detail::PropagateFunctor<typename B::parameter_type> g) {
+      { c.works_by_channels(x, y) } -> std::same_as<bool>;
+      { c.works_by_channels(x, x, y) } -> std::same_as<bool>;
+      b.accumulate(x, r, m);
+      c.normalize(x, r, f, y);
+      b.accumulate(x, x, mean, r, s);
+      c.propagate(x, x, r, g, y);
+    };
 
 /// @brief Kernels for one device. Copying a backend copies its queue or executor; working memory is not shared.
 template <class B>

@@ -1,12 +1,15 @@
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include <syncbn/all_reduce.hpp>
 #include <syncbn/concepts.hpp>
 #include <syncbn/detail/agreement.hpp>
+#include <syncbn/detail/block_frames.hpp>
 #include <syncbn/detail/call.hpp>
+#include <syncbn/detail/plan.hpp>
 
 namespace syncbn::inline v0 {
 
@@ -22,12 +25,15 @@ concept numbers_layers = requires(C& c) {
 ///
 /// | frame | words | when |
 /// | --- | --- | --- |
-/// | first | 512 | always: header, and the payload too if it fits (up to 495 words: 247 channels) |
-/// | payload | payload + 3 | only if it does not fit in the first, which then starts before accumulation |
-/// | second round | payload + 3 | only after again(): for centred sums |
+/// | first | 512 | always: header, and the payload too if it is one block that fits (up to 495 words: 247 channels) |
+/// | a block | its payload + 3 | for each block if they do not travel in the first frame, which then starts before accumulation |
+/// | second round | as the block | only after again(): for centred sums |
 /// | error round | 2 to 4 times 512 | only if a rank failed or ranks disagree; all then throw the same |
 ///
-/// The sizes are functions of the number of channels alone; empty ranks and ranks that failed send the same frames.
+/// Blocks are what can be sent, summed and used while others are still accumulated: one; or, where ranks have said in
+/// earlier exchanges that they gain from it and their tensors have 4 MiB or more, up to 256 of whole channels, each of
+/// 256 KiB or more, of which up to 64 are under way. The plan is a function of the number of channels and of figures that
+/// earlier exchanges have reduced, the same on all ranks; empty ranks and ranks that failed send the same frames.
 /// Words are summed as they are packed, so a result depends on the communicator's order of summation only.
 /// @tparam Communicator  the fabric.
 template <class Communicator>
@@ -58,9 +64,11 @@ class Exchange {
         name_(other.name_),
         has_own_name_(other.has_own_name_),
         sequence_(other.sequence_),
-        waits_for_header_(other.waits_for_header_) {
+        waits_for_header_(other.waits_for_header_),
+        most_blocks_(other.most_blocks_),
+        most_bytes_(other.most_bytes_) {
     if (other.header_.size() > 0) acquire_header();
-    if (other.payload_.size() > 0) payload_ = communicator_.acquire(other.payload_.size());
+    if (other.frames_.fit(other.frames_.plan())) reserve(other.frames_.plan().words);
   }
   Exchange(Exchange&&) = default;  ///< Moves the frames.
   /// @brief As the copy constructor. @param other  copied from. @return *this.
@@ -74,6 +82,7 @@ class Exchange {
   Exchange<Other> with(Other communicator) const {
     Exchange<Other> result(std::move(communicator), has_own_name_ ? name_ : std::string());
     result.set_waits_for_header(waits_for_header_);
+    result.set_most_blocks(most_blocks_);
     return result;
   }
 
@@ -93,78 +102,107 @@ class Exchange {
 
   /// @brief Whether payload frames wait until the first frame was judged (the default). Without waiting, ranks that call
   /// different layers hand the fabric frames of different sizes: MPI then gives wrong sums or crashes. And a rank that
-  /// cannot allocate its payload frame throws alone, so that the others run into their deadline; layers allocate it when
-  /// they are made.
+  /// cannot allocate its payload frames throws alone, so that the others run into their deadline; layers allocate one when
+  /// they are made, and those of more blocks after the exchange that has shown their use.
   /// @param wait  the same on every rank.
   void set_waits_for_header(bool wait) noexcept { waits_for_header_ = wait; }
 
-  /// @brief Allocates the payload frame. @param words  of the payload. @throws std::bad_alloc, before any communication.
-  void reserve(Index words) {
-    if (payload_.size() != words + 3) payload_ = communicator_.acquire(words + 3);
-  }
+  /// @brief How many blocks an exchange may have. @param most  1 to 256 (the default), the same on every rank; 1 sends
+  /// everything in one frame, for fabrics that make no progress until they are waited for.
+  void set_most_blocks(Index most) noexcept { most_blocks_ = std::clamp(most, Index{1}, detail::most_blocks); }
 
-  /// @brief Opens an exchange; its header leaves now if it travels alone. To be followed by start() and finish() on every
-  /// rank, whatever happens in between.
+  /// @brief Allocates the frames of the blocks that the next exchange will have. @param words  of the payload.
+  /// @throws std::bad_alloc, before any communication.
+  void reserve(Index words) { frames_.reserve(communicator_, detail::plan_of(words, most_bytes_, most_blocks_)); }
+
+  /// @brief Opens an exchange; its header leaves now if it travels alone. To be followed by start() and finish() of every
+  /// block on every rank, whatever happens in between.
   /// @param call     what this rank is doing. @param words  of the payload, a function of call.channels.
   /// @param count    values per channel on this rank.
   /// @param failure  what has gone wrong on this rank so far; watched until finish(). @param queue  orders the frames.
-  void begin(const ExchangeCall& call, Index words, double count, const RankFailure& failure, Queue& queue) {
+  /// @param by_blocks  whether this rank gains from several blocks; until one has said so, exchanges have one.
+  void begin(const ExchangeCall& call, Index words, double count, const RankFailure& failure, Queue& queue,
+             bool by_blocks = false) {
     call_ = call;
-    words_ = words;
+    by_blocks_ = by_blocks;
+    plan_ = detail::plan_of(words, most_bytes_, most_blocks_);
     count_ = count;
     failure_ = &failure;
     queue_ = &queue;
-    travels_alone_ = words > detail::header::payload_capacity;
-    fingerprint_ = detail::fingerprint(call_, name_, sequence_);
+    started_ = landed_ = finished_ = 0;
+    judged_ = false;
+    fingerprint_ = detail::fingerprint(call_, plan_.blocks(), name_, sequence_);
     if (header_.size() == 0) acquire_header();  // of a group of one rank, which may never need it
-    if (travels_alone_ && !waits_for_header_ && payload_.size() != words + 3) {
-      throw Error(where() + "no frame for the payload; without waiting for the header, reserve() has to come before");
+    // A rank that could not allocate tells the others by the header, where they wait for it.
+    if (plan_.travels_alone() && !frames_.fit(plan_) && !(waits_for_header_ && failure.failed())) {
+      throw Error(where() + "no frames for the payload: reserve() has to come before");
     }
-    stage_ = Stage::begun;
-    if (travels_alone_) start_header();
+    if (plan_.travels_alone()) start_header();
   }
 
-  /// @brief Sends the payload; throws with the other ranks if the header was judged bad.
-  /// @param pack  `pack(double*)` writes the words; not called on a rank that failed. Must not throw.
+  /// @brief Blocks of the exchange that begin() opened. @return 1 or more; they are started and finished in order.
+  Index blocks() const noexcept { return plan_.blocks(); }
+  /// @brief Where a block's words begin in the payload. @param block  0 to blocks(). @return the first word.
+  Index first_word(Index block) const noexcept { return plan_.first_word(block); }
+  /// @brief Blocks that were started. @return 0 to blocks().
+  Index started() const noexcept { return started_; }
+  /// @brief Blocks that were finished. @return 0 to started().
+  Index finished() const noexcept { return finished_; }
+
+  /// @brief Sends the next block; waits for the header's verdict before the first one that travels alone, and for the
+  /// fabric where 64 blocks are under way. Throws with the other ranks if the header was judged bad.
+  /// @param pack  `pack(double*)` writes the block's words; not called on a rank that failed. Must not throw.
   template <class Pack>
   void start(const Pack& pack) {
-    stage_ = Stage::started;
-    if (!travels_alone_) {
-      detail::write_header(header_.data(), count_, failure_->failed(), fingerprint_);
+    if (plan_.travels_alone()) {
+      if (waits_for_header_ && !judged_) judge_header();
+      if (!has_room()) land(landed_);
+      start_block(started_, pack);
+    } else {
+      detail::write_header(header_.data(), count_, failure_->failed(), by_blocks_, fingerprint_);
       if (!failure_->failed()) pack(header_.data() + detail::header::payload);
       at_fabric([&] { communicator_.start(header_, *queue_); });
-      return;
     }
-    if (waits_for_header_) judge_header();
-    start_payload(pack);
+    ++started_;
   }
 
-  /// @brief Makes progress. @return true if start() was called and finish() would not wait.
+  /// @brief Makes progress. @return true if start() would not wait.
+  bool poll_start() noexcept {
+    if (!plan_.travels_alone()) return true;
+    if (waits_for_header_ && !judged_ && !communicator_.poll(header_)) return false;
+    return has_room() || communicator_.poll(frames_[landed_]);
+  }
+
+  /// @brief Makes progress. @return true if finish() would not wait: the next block was started and is there, or none is left.
   bool poll() noexcept {
-    if (stage_ == Stage::begun) {
-      if (travels_alone_) communicator_.poll(header_);
-      return false;
-    }
-    return communicator_.poll(travels_alone_ ? payload_ : header_);
+    const bool has_header = judged_ || !plan_.travels_alone() || communicator_.poll(header_);
+    if (finished_ < landed_) return has_header;
+    if (finished_ == started_) return finished_ == blocks();
+    return communicator_.poll(plan_.travels_alone() ? frames_[finished_] : header_) && has_header;
   }
 
-  /// @brief Waits for the sums. @return the payload's sums over all ranks; valid until the next call.
+  /// @brief Waits for the sums of the next block. @return its sums over all ranks; valid until the next exchange.
   /// @throws ShapeError, Error  on every rank alike if a rank failed or ranks disagree; the exchange may be tried again.
   /// @throws CommunicatorError  if the fabric failed.
   const double* finish() {
     const double* sums = header_.data() + detail::header::payload;
-    if (!travels_alone_ || !waits_for_header_) judge_header();
-    if (travels_alone_) sums = finish_payload();
-    ++sequence_;
+    if (!judged_) judge_header();
+    if (plan_.travels_alone()) {
+      land(finished_);
+      sums = sums_of(finished_);
+    }
+    if (++finished_ == blocks()) complete();
     return sums;
   }
 
-  /// @brief One more sum of the same size: every rank calls it after finish(), or none does.
-  /// @param pack  as for start(). @return the sums; those of finish() are kept only if they came in the first frame.
+  /// @brief One more sum of a block's size: every rank calls it after finish() of all blocks, or none does.
+  /// @param pack  as for start(). @param block  which. @return the sums; they replace those of finish(), unless those came
+  /// in the first frame.
   template <class Pack>
-  const double* again(const Pack& pack) {
-    start_payload(pack);
-    return finish_payload();
+  const double* again(const Pack& pack, Index block = 0) {
+    start_block(block, pack);
+    at_fabric([&] { communicator_.finish(frames_[block], *queue_); });
+    return sums_of(block);
   }
 
   /// @brief The call that begin() opened. @return as given.
@@ -174,14 +212,10 @@ class Exchange {
   double total_count() const noexcept { return total_count_; }
 
  private:
-  static constexpr Index payload_leading = 0;
-  static constexpr Index payload_failures = 1;
-  static constexpr Index payload_first = 2;
-
   void acquire_header() { header_ = communicator_.acquire(detail::header_frame_words); }
 
   void start_header() {
-    detail::write_header(header_.data(), count_, failure_->failed(), fingerprint_);
+    detail::write_header(header_.data(), count_, failure_->failed(), by_blocks_, fingerprint_);
     at_fabric([&] { communicator_.start(header_, *queue_); });
   }
 
@@ -189,35 +223,62 @@ class Exchange {
     at_fabric([&] { communicator_.finish(header_, *queue_); });
     const double* words = header_.data();
     const int ranks = communicator_.size();
-    check_whole(words[detail::header::leading], words[detail::header::trailing]);
+    if (!detail::frame_is_whole(words[detail::header::leading], words[detail::header::trailing], ranks)) {
+      throw_mixed_up();
+    }
     total_count_ = words[detail::header::count];
+    by_blocks_ = words[detail::header::by_blocks] > 0;  // any rank
+    judged_ = true;
     if (words[detail::header::failures] == 0 && detail::digits_agree(words, ranks)) return;
-    // Without waiting, every rank has a payload frame under way: it is brought home first.
-    if (travels_alone_ && !waits_for_header_) at_fabric([&] { communicator_.finish(payload_, *queue_); });
+    // Without waiting, blocks are under way.
+    if (plan_.travels_alone() && !waits_for_header_) bring_home();
     throw_together();
   }
 
+  bool has_room() const noexcept { return started_ - landed_ < detail::most_blocks_under_way; }
+
+  // Waits for the sums of the blocks up to this one.
+  void land(Index block) {
+    for (; landed_ <= block; ++landed_) at_fabric([&] { communicator_.finish(frames_[landed_], *queue_); });
+  }
+
   template <class Pack>
-  void start_payload(const Pack& pack) {
-    double* words = payload_.data();
-    for (Index i = 0; i < words_ + 3; ++i) words[i] = 0;
-    words[payload_leading] = 1;
-    words[words_ + 2] = 1;
-    words[payload_failures] = failure_->failed() ? 1 : 0;
-    if (!failure_->failed()) pack(words + payload_first);
-    at_fabric([&] { communicator_.start(payload_, *queue_); });
+  void start_block(Index block, const Pack& pack) {
+    frames_.write(block, failure_->failed(), pack);
+    at_fabric([&] { communicator_.start(frames_[block], *queue_); });
   }
 
-  const double* finish_payload() {
-    at_fabric([&] { communicator_.finish(payload_, *queue_); });
-    const double* words = payload_.data();
-    check_whole(words[payload_leading], words[words_ + 2]);
-    if (words[payload_failures] != 0) throw_together();
-    return words + payload_first;
+  // Of a block that has landed.
+  const double* sums_of(Index block) {
+    if (!frames_.is_whole(block, communicator_.size())) throw_mixed_up();
+    if (!frames_.has_failures(block)) return frames_.payload(block);
+    if (finished_ < blocks()) bring_home();
+    throw_together();
   }
 
-  void check_whole(double leading, double trailing) const {
-    if (detail::frame_is_whole(leading, trailing, communicator_.size())) return;
+  // A bad verdict: every rank sends the blocks that it has not sent yet, and waits for all, before the error round.
+  void bring_home() {
+    for (; started_ < blocks(); ++started_) {
+      if (!has_room()) land(landed_);
+      start_block(started_, [](double*) {});
+    }
+    land(blocks() - 1);
+  }
+
+  void complete() noexcept {
+    ++sequence_;
+    if (!by_blocks_) return;
+    const double elements = total_count_ * static_cast<double>(call_.channels) / communicator_.size();
+    most_bytes_ = std::max(most_bytes_, elements * static_cast<double>(size_of(call_.kind)));
+    frames_.prepare(communicator_, detail::plan_of(plan_.words, most_bytes_, most_blocks_));
+  }
+
+  [[noreturn]] void throw_mixed_up() {
+    // Nobody knows what is still under way: other frames next time.
+    header_ = Frame();
+    frames_.drop();
+    plan_ = {};
+    started_ = landed_ = finished_ = 0;
     throw CommunicatorError(where() + "frames of different exchanges met in one sum");
   }
 
@@ -229,7 +290,7 @@ class Exchange {
             communicator_.start(header_, *queue_);
             communicator_.finish(header_, *queue_);
           },
-          [&] { return detail::describe(call_, name_, sequence_); });
+          [&] { return detail::describe(call_, blocks(), name_, sequence_); });
     });
     throw Error("unreachable");
   }
@@ -253,18 +314,22 @@ class Exchange {
   bool has_own_name_ = false;
   std::uint64_t sequence_ = 0;
   bool waits_for_header_ = true;
+  Index most_blocks_ = detail::most_blocks;
+  double most_bytes_ = 0;  // of a rank's tensor in the largest exchange, on average
   Frame header_;
-  Frame payload_;
+  detail::BlockFrames<Communicator> frames_;
 
   // The exchange under way.
-  enum class Stage : std::uint8_t { begun, started };
-  Stage stage_ = Stage::started;
   ExchangeCall call_;
-  Index words_ = 0;
+  detail::Plan plan_;
+  Index started_ = 0;   // blocks: handed to the fabric
+  Index landed_ = 0;    // back from it
+  Index finished_ = 0;  // handed on
+  bool judged_ = false;
+  bool by_blocks_ = false;
   double count_ = 0;
   double total_count_ = 0;
   std::uint64_t fingerprint_ = 0;
-  bool travels_alone_ = false;
   const RankFailure* failure_ = nullptr;
   Queue* queue_ = nullptr;
 };

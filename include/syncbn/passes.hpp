@@ -1,12 +1,8 @@
 #pragma once
 
-#include <optional>
-#include <utility>
-
 #include <syncbn/concepts.hpp>
 #include <syncbn/detail/channel_functors.hpp>
-#include <syncbn/exchange.hpp>
-#include <syncbn/moments.hpp>
+#include <syncbn/statistics.hpp>
 
 /// @file
 /// The split API: batch normalization in halves that can be called alone, on views, with state that somebody else owns.
@@ -17,111 +13,6 @@
 /// BatchNorm is a composition of these. Tensors are not validated here: extents must match (validation.hpp checks them).
 
 namespace syncbn::inline v0 {
-
-/// @brief Per-channel moments of everything accumulated so far: local ones before an exchange, global ones after it.
-/// @tparam Backend  in whose memory they lie.
-template <class Backend>
-class Moments {
- public:
-  /// @brief Of nothing. @param channels  how many.
-  explicit Moments(Index channels) { reset(channels); }
-  Moments() = default;  ///< Room for nothing; allocates nothing.
-
-  /// @brief Forgets what was accumulated. @param channels  how many from now on; allocates only if there are more.
-  void reset(Index channels) {
-    channels_ = channels;
-    words_.resize(0);
-    words_.resize(static_cast<std::size_t>(1 + 2 * channels));
-  }
-  /// @brief Channels. @return as of reset().
-  Index channels() const noexcept { return channels_; }
-  /// @brief Pointers for kernels. @return count (one word), means, sums of squared deviations.
-  MomentsPointers pointers() noexcept { return {words_.data(), words_.data() + 1, words_.data() + 1 + channels_}; }
-  /// @brief Values per channel. @return in the backend's memory, one word.
-  const double* count() const noexcept { return words_.data(); }
-  /// @brief Means. @return in the backend's memory, one per channel.
-  const double* mean() const noexcept { return words_.data() + 1; }
-  /// @brief Sums of squared deviations from the mean. @return in the backend's memory, one per channel.
-  const double* m2() const noexcept { return words_.data() + 1 + channels_; }
-
- private:
-  Index channels_ = 0;
-  typename Backend::template buffer<double> words_;
-};
-
-/// @brief What normalizes a batch, and what its backward pass needs: a value, owns its O(channels) numbers.
-/// @tparam Backend  in whose memory they lie.
-template <class Backend>
-class Statistics {
- public:
-  /// @brief Room for channels. @param channels  how many.
-  explicit Statistics(Index channels) { resize(channels); }
-  Statistics() = default;  ///< Room for nothing; allocates nothing.
-  /// @brief Makes room. @param channels  how many; allocates only if there are more than ever before.
-  void resize(Index channels) {
-    channels_ = channels;
-    words_.resize(static_cast<std::size_t>(1 + 3 * channels));
-  }
-  /// @brief Channels. @return as of resize().
-  Index channels() const noexcept { return channels_; }
-  /// @brief Values per channel, all ranks together. @return one word.
-  double* count() noexcept { return words_.data(); }
-  /// @copydoc count()
-  const double* count() const noexcept { return words_.data(); }
-  /// @brief Means. @return one per channel.
-  double* mean() noexcept { return words_.data() + 1; }
-  /// @copydoc mean()
-  const double* mean() const noexcept { return words_.data() + 1; }
-  /// @brief Biased variances. @return one per channel.
-  double* variance() noexcept { return words_.data() + 1 + channels_; }
-  /// @copydoc variance()
-  const double* variance() const noexcept { return words_.data() + 1 + channels_; }
-  /// @brief 1 / sqrt(variance + eps). @return one per channel.
-  double* inverse_deviation() noexcept { return words_.data() + 1 + 2 * channels_; }
-  /// @copydoc inverse_deviation()
-  const double* inverse_deviation() const noexcept { return words_.data() + 1 + 2 * channels_; }
-
- private:
-  Index channels_ = 0;
-  typename Backend::template buffer<double> words_;
-};
-
-/// @brief Two words for each channel that add up over micro-batches and ranks.
-/// @tparam Backend  in whose memory they lie. @tparam Tag  tells the kinds of pairs apart.
-template <class Backend, class Tag>
-class ChannelPairs {
- public:
-  /// @brief Zeros. @param channels  how many.
-  explicit ChannelPairs(Index channels = 0) { reset(channels); }
-  /// @brief Zeros again. @param channels  how many from now on; allocates only if there are more.
-  void reset(Index channels) {
-    channels_ = channels;
-    words_.resize(0);
-    words_.resize(static_cast<std::size_t>(2 * channels));
-  }
-  /// @brief Channels. @return as of reset().
-  Index channels() const noexcept { return channels_; }
-  /// @brief The first words: of dy. @return one per channel.
-  double* dy() noexcept { return words_.data(); }
-  /// @copydoc dy()
-  const double* dy() const noexcept { return words_.data(); }
-  /// @brief The second words: of dy * (x - mean). @return one per channel.
-  double* dy_centred() noexcept { return words_.data() + channels_; }
-  /// @copydoc dy_centred()
-  const double* dy_centred() const noexcept { return words_.data() + channels_; }
-
- private:
-  Index channels_ = 0;
-  typename Backend::template buffer<double> words_;
-};
-
-/// @brief sum(dy) and sum(dy * (x - mean)) per channel.
-template <class Backend>
-using GradientSums = ChannelPairs<Backend, struct SumsTag>;
-
-/// @brief sum(dy) / n and sum(dy * (x - mean)) / n per channel, all ranks together.
-template <class Backend>
-using GradientCoefficients = ChannelPairs<Backend, struct MeansTag>;
 
 // ---- Forward ---------------------------------------------------------------------------------------------------------
 
@@ -304,7 +195,7 @@ void propagate_alone(Backend& backend, const D& dy, const X& x, const Statistics
   const TensorView<const typename view_t<const X>::value_type, Space> input(view(x));
   const auto output = view(dx);
   sums.reset(input.extent(1));
-  if (coefficients.channels() != sums.channels()) coefficients.reset(sums.channels());
+  coefficients.reset(sums.channels());
   const GradientSumsPointers to{sums.dy(), sums.dy_centred()};
   const detail::FinalizeGradient finish{statistics.count(), sums.dy(), sums.dy_centred(), coefficients.dy(),
                                         coefficients.dy_centred()};

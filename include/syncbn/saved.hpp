@@ -4,7 +4,7 @@
 #include <concepts>
 #include <span>
 
-#include <syncbn/passes.hpp>
+#include <syncbn/statistics.hpp>
 
 namespace syncbn::inline v0 {
 

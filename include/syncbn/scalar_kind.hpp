@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <type_traits>
@@ -81,6 +82,11 @@ constexpr std::string_view name(ScalarKind kind) noexcept {
       return "Double";
   }
   return "unknown";
+}
+
+/// @brief Memory of one element. @param kind  a format. @return bytes.
+constexpr std::size_t size_of(ScalarKind kind) noexcept {
+  return kind == ScalarKind::f64 ? 8 : kind == ScalarKind::f32 ? 4 : 2;
 }
 
 namespace detail {

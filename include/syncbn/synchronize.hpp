@@ -15,73 +15,119 @@ namespace syncbn::inline v0 {
 /// @param exchange  of this layer. @param backend  whose queue orders the frames.
 /// @param call      what this rank is doing, the same on all. @param count  values per channel on this rank.
 /// @param failure   what has gone wrong on this rank so far and until finish_exchange(); outlives it.
+/// @param by_blocks  whether this rank gains from an exchange in blocks: see gains_from_blocks().
 template <communicator Communicator, backend Backend>
   requires reaches_memory_of<Communicator, Backend>
 void begin_exchange(Exchange<Communicator>& exchange, Backend& backend, ExchangeCall call, double count,
-                    RankFailure& failure) {
+                    RankFailure& failure, bool by_blocks = false) {
   call.words = detail::words_per_channel;
   // Also on a rank that has failed already: it sends the same frames.
   RankFailure allocation;
   allocation.capture([&] { exchange.reserve(call.words * call.channels); });
   failure.capture([&] { allocation.rethrow(); });
-  exchange.begin(call, call.words * call.channels, count, failure, backend.queue());
+  exchange.begin(call, call.words * call.channels, count, failure, backend.queue(), by_blocks);
 }
 
-/// @brief Sends this rank's moments. @param exchange  opened. @param backend  whose memory.
-/// @param local  this rank's, all micro-batches together. @throws as Exchange::start.
-template <communicator Communicator, backend Backend>
-void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local) {
+namespace detail {
+
+template <class Communicator>
+ChannelRange channels_of(const Exchange<Communicator>& exchange, Index block) noexcept {
+  return {exchange.first_word(block) / words_per_channel, exchange.first_word(block + 1) / words_per_channel};
+}
+
+// Sends the next block.
+template <class Communicator, class Backend>
+void send(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local) {
+  const ChannelRange range = channels_of(exchange, exchange.started());
   exchange.start([&](double* words) {
-    backend.for_each_channel(local.channels(), detail::PackMoments{local.count(), local.mean(), local.m2(), words});
+    backend.for_each_channel(range.size(),
+                             PackMoments{local.count(), local.mean() + range.first, local.m2() + range.first, words});
+  });
+}
+template <class Communicator, class Backend>
+void send(Exchange<Communicator>& exchange, Backend& backend, const GradientSums<Backend>& local) {
+  const ChannelRange range = channels_of(exchange, exchange.started());
+  exchange.start([&](double* words) {
+    backend.for_each_channel(
+        range.size(), CopyPairs{local.dy() + range.first, local.dy_centred() + range.first, words, words + 1, 1, 2});
   });
 }
 
-/// @brief Sends this rank's gradient sums. @param exchange  opened. @param backend  whose memory.
+// Takes the sums of the next block. Returns true if a second round has to follow, on all ranks.
+template <class Communicator, class Backend>
+bool receive(Exchange<Communicator>& exchange, Backend& backend, Moments<Backend>& global) {
+  const ChannelRange range = channels_of(exchange, exchange.finished());
+  const double* sums = exchange.finish();
+  // Not before: up to here a rank must not throw alone.
+  if (global.channels() != exchange.call().channels) global.reset(exchange.call().channels);
+  const double count = exchange.total_count();
+  const double limit = cancellation_limit(exchange.call().kind);
+  bool again = false;
+  for (Index c = 0; c < range.size() && !again; ++c) {
+    again = needs_centred_sums(count, {sums[2 * c], sums[2 * c + 1]}, limit);
+  }
+  const MomentsPointers to = global.pointers();
+  backend.for_each_channel(range.size(),
+                           UnpackMoments{count, sums, limit, to.count, to.mean + range.first, to.m2 + range.first});
+  return again;
+}
+template <class Communicator, class Backend>
+void receive(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& global) {
+  const ChannelRange range = channels_of(exchange, exchange.finished());
+  const double* sums = exchange.finish();
+  if (global.channels() != exchange.call().channels) global.reset(exchange.call().channels);
+  backend.for_each_channel(
+      range.size(), CopyPairs{sums, sums + 1, global.dy() + range.first, global.dy_centred() + range.first, 2, 1});
+}
+
+// The second round of a block, once all blocks were received.
+template <class Communicator, class Backend>
+void receive_centred(Exchange<Communicator>& exchange, Backend& backend, Index block, const Moments<Backend>& local,
+                     Moments<Backend>& global) {
+  const ChannelRange range = channels_of(exchange, block);
+  const MomentsPointers to = global.pointers();
+  const double* centred = exchange.again(
+      [&](double* words) {
+        backend.for_each_channel(range.size(),
+                                 PackCentredMoments{local.count(), local.mean() + range.first, local.m2() + range.first,
+                                                    to.mean + range.first, words});
+      },
+      block);
+  backend.for_each_channel(
+      range.size(), UnpackCentredMoments{exchange.total_count(), centred, to.mean + range.first, to.m2 + range.first});
+}
+
+}  // namespace detail
+
+/// @brief Sends this rank's moments or gradient sums, all blocks. @param exchange  opened. @param backend  whose memory.
 /// @param local  this rank's, all micro-batches together. @throws as Exchange::start.
-template <communicator Communicator, backend Backend>
-void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const GradientSums<Backend>& local) {
-  exchange.start([&](double* words) {
-    backend.for_each_channel(local.channels(),
-                             detail::CopyPairs{local.dy(), local.dy_centred(), words, words + 1, 1, 2});
-  });
+template <communicator Communicator, backend Backend, class Sums>
+  requires std::same_as<Sums, Moments<Backend>> || std::same_as<Sums, GradientSums<Backend>>
+void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const Sums& local) {
+  while (exchange.started() < exchange.blocks()) detail::send(exchange, backend, local);
 }
 
 /// @brief Waits for the moments of all ranks; where the mean dwarfs the deviation of a channel, all ranks do a second sum
-/// about the common mean (docs/numerics.md).
+/// of its block about the common mean, for such channels (docs/numerics.md).
 /// @param exchange  started. @param backend  whose memory. @param local  as sent.
 /// @param global    filled; may not be @p local. @return values per channel on all ranks.
 /// @throws as Exchange::finish.
 template <communicator Communicator, backend Backend>
 double finish_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local,
                        Moments<Backend>& global) {
-  const Index channels = local.channels();
-  const double* sums = exchange.finish();
-  const double count = exchange.total_count();
-  bool again = false;
-  for (Index c = 0; c < channels && !again; ++c) {
-    again = needs_centred_sums(count, {sums[2 * c], sums[2 * c + 1]}, cancellation_limit(exchange.call().kind));
+  bool again[detail::most_blocks];
+  for (Index block = 0; block < exchange.blocks(); ++block) again[block] = detail::receive(exchange, backend, global);
+  for (Index block = 0; block < exchange.blocks(); ++block) {
+    if (again[block]) detail::receive_centred(exchange, backend, block, local, global);
   }
-  if (global.channels() != channels) global.reset(channels);
-  const MomentsPointers to = global.pointers();
-  backend.for_each_channel(channels, detail::UnpackMoments{count, sums, to.count, to.mean, to.m2});
-  if (again) {
-    const double* centred = exchange.again([&](double* words) {
-      backend.for_each_channel(
-          channels, detail::PackCentredMoments{local.count(), local.mean(), local.m2(), global.mean(), words});
-    });
-    backend.for_each_channel(channels, detail::UnpackCentredMoments{count, centred, to.mean, to.m2});
-  }
-  return count;
+  return exchange.total_count();
 }
 
 /// @brief Waits for the gradient sums of all ranks. @param exchange  started. @param backend  whose memory.
 /// @param global  filled. @throws as Exchange::finish.
 template <communicator Communicator, backend Backend>
 void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& global) {
-  const double* sums = exchange.finish();
-  const Index channels = exchange.call().channels;
-  if (global.channels() != channels) global.reset(channels);
-  backend.for_each_channel(channels, detail::CopyPairs{sums, sums + 1, global.dy(), global.dy_centred(), 2, 1});
+  while (exchange.finished() < exchange.blocks()) detail::receive(exchange, backend, global);
 }
 
 }  // namespace syncbn::inline v0

@@ -1,8 +1,10 @@
 #include <syncbn/exchange.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <syncbn/backends/single_process_communicator.hpp>
@@ -38,8 +40,10 @@ struct Part {
   double first = 1;  // word i is first + i
   double count = 3;
   const char* early = nullptr;  // what fails before begin()
-  const char* late = nullptr;   // what fails between begin() and start()
+  const char* late = nullptr;   // what fails between begin() and start() of
+  Index late_block = 0;         // this block
   ExchangeCall call = {};
+  bool by_blocks = false;
   int rounds_more = 0;  // calls of again()
 };
 
@@ -50,15 +54,32 @@ std::vector<double> exchange_once(Exchange<Communicator>& exchange, const Part& 
   syncbn::HostQueue queue;
   exchange.reserve(part.words);
   if (part.early != nullptr) failure.capture([&] { throw syncbn::ShapeError(part.early); });
-  const auto pack = [&](double* words) {
-    for (Index i = 0; i < part.words; ++i) words[i] = part.first + static_cast<double>(i);
+  std::vector<double> sums(static_cast<std::size_t>(part.words));
+  const auto words_of = [&](Index block) {
+    return std::pair(exchange.first_word(block), exchange.first_word(block + 1));
   };
-  exchange.begin(part.call, part.words, part.count, failure, queue);
-  if (part.late != nullptr) failure.capture([&] { throw syncbn::Error(part.late); });
-  exchange.start(pack);
-  const double* sums = exchange.finish();
-  for (int round = 0; round < part.rounds_more; ++round) sums = exchange.again(pack);
-  return std::vector<double>(sums, sums + part.words);
+  const auto pack = [&](Index block) {
+    return [&, block](double* words) {
+      const auto [first, last] = words_of(block);
+      for (Index i = first; i < last; ++i) words[i - first] = part.first + static_cast<double>(i);
+    };
+  };
+  const auto keep = [&](Index block, const double* from) {
+    const auto [first, last] = words_of(block);
+    std::copy_n(from, last - first, sums.begin() + first);
+  };
+  exchange.begin(part.call, part.words, part.count, failure, queue, part.by_blocks);
+  for (Index block = 0; block < exchange.blocks(); ++block) {
+    if (part.late != nullptr && block == part.late_block) {
+      failure.capture([&] { throw syncbn::Error(part.late); });
+    }
+    exchange.start(pack(block));
+  }
+  for (Index block = 0; block < exchange.blocks(); ++block) keep(block, exchange.finish());
+  for (int round = 0; round < part.rounds_more; ++round) {
+    for (Index block = exchange.blocks(); block-- > 0;) keep(block, exchange.again(pack(block), block));
+  }
+  return sums;
 }
 
 std::vector<double> expected_sums(Index words, double first_sum, int ranks) {
@@ -359,6 +380,180 @@ TEST_CASE("layers are told apart by the order in which they were made, or by nam
     CHECK(texts[7] == "#4");
     CHECK(texts[8] == "given");
   }
+}
+
+namespace {
+
+// Of a layer whose tensors have 2^40 values per channel on rank 0: once that is known, each of the 80 channels is a block
+// worth its frame, of two words and three around them.
+constexpr Index blocks = 80;
+Part large_part(int rank) {
+  Part part;
+  part.words = 2 * blocks;
+  part.call.channels = blocks;
+  part.call.kind = syncbn::ScalarKind::f32;
+  part.first = 100 * rank;
+  part.count = rank == 0 ? 0x1p40 : 0;
+  part.by_blocks = rank == 0;
+  return part;
+}
+
+std::vector<Index> frames_of_blocks(std::vector<Index> rest = {}) {
+  std::vector<Index> frames(1 + static_cast<std::size_t>(blocks), 5);
+  frames[0] = 512;
+  frames.insert(frames.end(), rest.begin(), rest.end());
+  return frames;
+}
+
+}  // namespace
+
+TEST_CASE("large tensors are exchanged in blocks from the second time on", "[exchange][blocks]") {
+  for (const int ranks : {1, 3}) {
+    for (const bool waits : {true, false}) {
+      INFO(ranks << " ranks" << (waits ? "" : ", without waiting for the header"));
+      const auto ok = on_thread_ranks(ranks, [&](ThreadCommunicator c) {
+        Recording recording(c);
+        Exchange<Recording> exchange(recording);
+        exchange.set_waits_for_header(waits);
+        const std::vector<double> expected = expected_sums(2 * blocks, 50 * ranks * (ranks - 1), ranks);
+        const auto frames_of = [&](const Part& part) {
+          recording.record().clear();
+          if (exchange_once(exchange, part) != expected || exchange.total_count() != 0x1p40)
+            return std::vector<Index>();
+          return recording.record().started;
+        };
+        Part part = large_part(c.rank());
+        bool right = frames_of(part) == std::vector<Index>{512};
+        right = right && frames_of(part) == frames_of_blocks() && recording.record().acquired.empty();
+        right = right && frames_of(part) == frames_of_blocks() && recording.record().acquired.empty();
+        // A smaller batch changes nothing, nor one that nobody gains from: what the largest one needed is there.
+        Part small;
+        small.by_blocks = c.rank() == 0;
+        exchange_once(exchange, small);
+        right = right && exchange.total_count() == 3 * ranks;
+        part.by_blocks = false;
+        right = right && frames_of(part) == frames_of_blocks() && frames_of(part) == frames_of_blocks();
+        part.rounds_more = 2;
+        return right && frames_of(part) == frames_of_blocks(std::vector<Index>(2 * blocks, 5));
+      });
+      CHECK(ok == std::vector<bool>(static_cast<std::size_t>(ranks), true));
+    }
+  }
+}
+
+TEST_CASE("where no rank gains from blocks, or they are not wanted, there is one frame", "[exchange][blocks]") {
+  for (const bool wanted : {false, true}) {
+    const auto frames = on_thread_ranks(2, [&](ThreadCommunicator c) {
+      Recording recording(c);
+      Exchange<Recording> exchange(recording);
+      if (!wanted) exchange.set_most_blocks(1);
+      Part part = large_part(c.rank());
+      part.by_blocks = !wanted;
+      exchange_once(exchange, part);
+      exchange_once(exchange, part);
+      return recording.record().started;
+    });
+    CHECK(frames == std::vector<std::vector<Index>>(2, {512, 512}));
+  }
+}
+
+TEST_CASE("the plan follows from what all ranks share", "[exchange][blocks]") {
+  using syncbn::detail::plan_of;
+  constexpr double block = syncbn::detail::bytes_of_a_block;
+  CHECK(plan_of(0, 1e12).blocks() == 1);
+  CHECK(plan_of(2, 1e12).blocks() == 1);
+  CHECK(plan_of(200, 0).blocks() == 1);
+  CHECK(plan_of(200, 15.99 * block).blocks() == 1);
+  CHECK(plan_of(200, 16 * block).blocks() == 15);  // 100 channels: of 7, the last of 2
+  CHECK(plan_of(200, 1e12, 64).blocks() == 50);    // of 2 channels
+  CHECK(plan_of(512, 1e12).blocks() == 256);       // of one
+  CHECK(plan_of(514, 1e12).blocks() == 129);       // 257 channels: of 2, the last of one
+  CHECK(plan_of(4096, 1e300).blocks() == 256);     // of 8
+  for (const Index channels : {1, 2, 63, 64, 65, 255, 256, 257, 1000, 4099}) {
+    for (double bytes = 0; bytes < 600 * block; bytes += 1.7 * block) {
+      const auto plan = plan_of(2 * channels, bytes);
+      Index words = 0;
+      for (Index k = 0; k < plan.blocks(); ++k) {
+        CHECK(plan.first_word(k) == words);
+        CHECK(plan.words_of(k) > 0);
+        CHECK(plan.words_of(k) % 2 == 0);
+        words += plan.words_of(k);
+      }
+      CHECK(words == 2 * channels);
+      CHECK(plan.blocks() <= 256);
+      CHECK(static_cast<double>(plan.blocks() - 1) <= bytes / block);
+    }
+  }
+}
+
+TEST_CASE("a rank that fails at any block makes all throw its words, and all frames come home", "[exchange][blocks]") {
+  for (const bool waits : {true, false}) {
+    for (const Index at : {Index{-1}, Index{0}, Index{1}, Index{17}, blocks - 1}) {
+      INFO("block " << at << (waits ? "" : ", without waiting for the header"));
+      const auto ok = on_thread_ranks(3, [&](ThreadCommunicator c) {
+        Recording recording(c);
+        Exchange<Recording> exchange(recording, "layer");
+        exchange.set_waits_for_header(waits);
+        exchange_once(exchange, large_part(c.rank()));
+        Part part = large_part(c.rank());
+        if (c.rank() == 1) (at < 0 ? part.early : part.late) = "wrong";
+        part.late_block = at;
+        recording.record().clear();
+        const std::string thrown = thrown_by([&] { exchange_once(exchange, part); });
+        const std::vector<Index> frames = recording.record().started;
+        const bool judged_early = waits && at < 0;
+        return thrown == (at < 0 ? "ShapeError" : "Error") + std::string(": wrong [rank 1 of 3] [layer 'layer']") &&
+               frames == (judged_early ? std::vector<Index>{512, 512, 512} : frames_of_blocks({512, 512})) &&
+               exchange.sequence() == 1 && exchange_once(exchange, large_part(c.rank()))[0] == 300;
+      });
+      CHECK(ok == std::vector<bool>(3, true));
+    }
+  }
+}
+
+TEST_CASE("ranks that disagree while blocks are under way bring them home first", "[exchange][blocks]") {
+  const auto thrown = on_thread_ranks(2, [](ThreadCommunicator c) {
+    Exchange<ThreadCommunicator> exchange(c, "layer");
+    exchange.set_waits_for_header(false);
+    exchange_once(exchange, large_part(c.rank()));
+    Part part = large_part(c.rank());
+    part.call.eps = c.rank();
+    std::string text = thrown_by([&] { exchange_once(exchange, part); });
+    return exchange_once(exchange, large_part(c.rank()))[0] == 100 ? text : "wrong sums afterwards";
+  });
+  CHECK(thrown[0].starts_with("Error: ranks disagree about what they are calling: "));
+  CHECK(thrown[1] == thrown[0]);
+}
+
+TEST_CASE("blocks are polled one after the other", "[exchange][blocks]") {
+  const auto group = ThreadCommunicator::create(2);
+  Exchange<ThreadCommunicator> a(group[0]);
+  Exchange<ThreadCommunicator> b(group[1]);
+  RankFailure failure;
+  syncbn::HostQueue queue;
+  const auto pack = [](double* words) { words[0] = words[1] = 1; };
+  for (auto* exchange : {&a, &b}) exchange->reserve(2 * blocks);
+  for (auto* exchange : {&a, &b}) exchange->begin(large_part(0).call, 2 * blocks, 0x1p40, failure, queue, true);
+  for (auto* exchange : {&a, &b}) exchange->start([&](double* words) { std::fill_n(words, 2 * blocks, 1); });
+  for (auto* exchange : {&a, &b}) exchange->finish();
+  a.reserve(2 * blocks);
+  a.begin(large_part(0).call, 2 * blocks, 1, failure, queue);
+  CHECK(a.blocks() == blocks);
+  CHECK_FALSE(a.poll_start());  // the header is not back
+  b.reserve(2 * blocks);
+  b.begin(large_part(0).call, 2 * blocks, 1, failure, queue);
+  CHECK(a.poll_start());
+  for (int k = 0; k < 64; ++k) a.start(pack);
+  CHECK_FALSE(a.poll_start());  // 64 are under way
+  CHECK_FALSE(a.poll());
+  b.start(pack);
+  CHECK(a.poll());
+  CHECK(a.poll_start());
+  CHECK(a.finish()[0] == 2);
+  CHECK_FALSE(a.poll());
+  CHECK(a.started() == 64);
+  CHECK(a.finished() == 1);
+  CHECK(b.finish()[1] == 2);
 }
 
 TEST_CASE("NaN and infinities in the payload reach no word of the header", "[exchange]") {

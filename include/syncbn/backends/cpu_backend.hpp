@@ -1,16 +1,11 @@
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <concepts>
 #include <cstring>
 #include <utility>
 #include <vector>
 
-#include <syncbn/backends/detail/cpu_blocking.hpp>
-#include <syncbn/backends/detail/cpu_columns.hpp>
-#include <syncbn/backends/detail/cpu_map.hpp>
-#include <syncbn/backends/detail/cpu_rows.hpp>
+#include <syncbn/backends/detail/cpu_tasks.hpp>
 #include <syncbn/backends/executors.hpp>
 #include <syncbn/concepts.hpp>
 #include <syncbn/fwd.hpp>
@@ -79,45 +74,53 @@ class CpuBackend {
     for (Index c = 0; c < channels; ++c) f(c);
   }
 
+  // ---- Passes over a tensor ------------------------------------------------------------------------------------------
+
   /// @brief Adds the moments of x. @param x  activations, rank >= 2. @shape{(N, C, S...)}
   /// @param moments  merged with those of x; unchanged if x has no values in a channel.
   template <class T>
   void accumulate(TensorView<const T> x, MomentsPointers moments) {
-    const auto source = syncbn::detail::storage_view(x);
-    using Storage = typename decltype(source)::value_type;
-    const cpu::Geometry<1> geometry(source);
-    if (geometry.elements == 0) return;
-    const cpu::Grid grid(geometry.elements);
-    partial_moments_.resize(static_cast<std::size_t>(geometry.channels * grid.segments));
-    ChannelMoments* partial = partial_moments_.data();
-
-    const auto row = [&](Index channel, Index segment) {
-      partial[channel * grid.segments + segment] = cpu::moments_of_segments(
-          source.data() + channel * geometry.channel_stride[0], geometry, grid, segment, segment + 1);
-    };
-    const auto columns = [&](Index channel, Index channels, Index segment) {
-      const cpu::Slab<Storage, 1> slab{{source.data() + channel}, {source.data() + source.size()}, channels};
-      ChannelMoments block[cpu::most_channels<Storage>];
-      for (Index b = grid.first_block(segment); b < grid.first_block(segment + 1); ++b) {
-        cpu::moments_of_columns(slab, cpu::Cursor<1>(geometry, grid.first_element(b)), grid.size_of(b), block);
-        for (Index c = 0; c < channels; ++c) {
-          ChannelMoments& sum = partial[(channel + c) * grid.segments + segment];
-          sum = b == grid.first_block(segment) ? block[c] : merge(sum, block[c]);
-        }
-      }
-    };
-    run_over_channels<Storage>(geometry, grid, row, columns);
-
+    const cpu::MomentsPass pass(syncbn::detail::storage_view(x));
+    if (pass.grid.elements == 0) return;
+    cpu::sum_all(executor_, pass, moments_);
     const double count = *moments.count;
-    for (Index c = 0; c < geometry.channels; ++c) {
-      ChannelMoments sum = partial[c * grid.segments];
-      for (Index s = 1; s < grid.segments; ++s) sum = merge(sum, partial[c * grid.segments + s]);
-      sum = merge({count, moments.mean[c], moments.m2[c]}, sum);
+    for (Index c = 0; c < pass.geometry.channels; ++c) {
+      const ChannelMoments sum = merge({count, moments.mean[c], moments.m2[c]}, moments_[static_cast<std::size_t>(c)]);
       moments.mean[c] = sum.mean;
       moments.m2[c] = sum.m2;
     }
-    *moments.count = count + static_cast<double>(geometry.elements);
+    *moments.count = count + static_cast<double>(pass.grid.elements);
   }
+
+  /// @brief Adds the sums of the gradient. @param dy  gradient of the output. @param x  activations, as shaped.
+  /// @param mean  of x, one per channel. @param sums  sum(dy) and sum(dy * (x - mean)) are added.
+  template <class D, class T>
+  void accumulate(TensorView<const D> dy, TensorView<const T> x, const double* mean, GradientSumsPointers sums) {
+    const cpu::GradientPass pass(syncbn::detail::storage_view(dy), syncbn::detail::storage_view(x), mean);
+    if (pass.grid.elements == 0) return;
+    cpu::sum_all(executor_, pass, sums_);
+    for (Index c = 0; c < pass.geometry.channels; ++c) {
+      sums.dy[c] += sums_[static_cast<std::size_t>(c)].dy;
+      sums.dy_centred[c] += sums_[static_cast<std::size_t>(c)].dy_centred;
+    }
+  }
+
+  /// @brief y = coefficients_of(c)(x), elementwise. @param x  activations. @shape{(N, C, S...)}
+  /// @param coefficients_of  gives a channel's NormalizeCoefficients. @param y  may be x. @shape{same as x}
+  template <class T, class U, class CoefficientsOf>
+  void normalize(TensorView<const T> x, const CoefficientsOf& coefficients_of, TensorView<U> y) const {
+    cpu::map_all(executor_, map_pass(coefficients_of, y, x));
+  }
+
+  /// @brief dx = coefficients_of(c)(dy, x), elementwise. @param dy  gradient of the output. @param x  activations.
+  /// @param coefficients_of  gives a channel's PropagateCoefficients. @param dx  may be dy or x. @shape{same as x}
+  template <class D, class T, class U, class CoefficientsOf>
+  void propagate(TensorView<const D> dy, TensorView<const T> x, const CoefficientsOf& coefficients_of,
+                 TensorView<U> dx) const {
+    cpu::map_all(executor_, map_pass(coefficients_of, dx, dy, x));
+  }
+
+  // ---- Two passes by one walk over memory ----------------------------------------------------------------------------
 
   /// @brief The three steps of a batch that is normalized by its own statistics, channel after channel, so that x comes
   /// from memory once. @param x  activations, rank >= 2. @shape{(N, C, S...)} @param moments  become those of x.
@@ -126,74 +129,21 @@ class CpuBackend {
   template <class T, class U, class Finish, class CoefficientsOf>
   void accumulate_and_normalize(TensorView<const T> x, MomentsPointers moments, const Finish& finish,
                                 const CoefficientsOf& coefficients_of, TensorView<U> y) {
-    const auto source = syncbn::detail::storage_view(x);
-    const auto target = syncbn::detail::storage_view(y);
-    using Storage = typename decltype(source)::value_type;
-    const cpu::Geometry<1> geometry(source);
-    const cpu::Geometry<2> both(source, target);
-    const cpu::Grid grid(geometry.elements);
-    *moments.count = 0;
-    if (!cpu::by_channels(both, grid)) {
-      for (Index c = 0; c < geometry.channels; ++c) moments.mean[c] = moments.m2[c] = 0;
+    if (!works_by_channels(x, y)) {
+      *moments.count = 0;
+      for (Index c = 0; c < x.extent(1); ++c) moments.mean[c] = moments.m2[c] = 0;
       accumulate(x, moments);
-      for_each_channel(geometry.channels, finish);
+      for_each_channel(x.extent(1), finish);
       return normalize(x, coefficients_of, y);
     }
-    *moments.count = static_cast<double>(geometry.elements);
-    const cpu::Store store = cpu::store_for(target, source);
-    run_by_channels<Storage>(grid, geometry.channels, [&](Index first, Index last) {
-      ChannelMoments sums[cpu::most_channels_at_once];
-      cpu::moments_of_channels(source.data(), geometry, grid, first, last, sums);
-      for (Index c = first; c < last; ++c) {
-        moments.mean[c] = sums[c - first].mean;
-        moments.m2[c] = sums[c - first].m2;
-        finish(c);
-      }
-      cpu::map_channels<Parameter, 1>(both, std::array<const Storage*, 1>{source.data()}, target.data(), first, last,
-                                      coefficients_of, store);
+    const cpu::MomentsPass pass(syncbn::detail::storage_view(x));
+    const auto map = map_pass(coefficients_of, y, x);
+    *moments.count = static_cast<double>(pass.grid.elements);
+    run_by_channels(pass, {0, x.extent(1)}, [&](ChannelRange range) {
+      take(pass, range, moments);
+      for (Index c = range.first; c < range.last; ++c) finish(c);
+      map.channels(range);
     });
-  }
-
-  /// @brief Adds the sums of the gradient. @param dy  gradient of the output. @param x  activations, as shaped.
-  /// @param mean  of x, one per channel. @param sums  sum(dy) and sum(dy * (x - mean)) are added.
-  template <class D, class T>
-  void accumulate(TensorView<const D> dy, TensorView<const T> x, const double* mean, GradientSumsPointers sums) {
-    const auto gradient = syncbn::detail::storage_view(dy);
-    const auto source = syncbn::detail::storage_view(x);
-    using Storage = typename decltype(source)::value_type;
-    const cpu::Geometry<2> geometry(gradient, source);
-    if (geometry.elements == 0) return;
-    const cpu::Grid grid(geometry.elements);
-    partial_sums_.resize(static_cast<std::size_t>(geometry.channels * grid.segments));
-    cpu::TwoSums* partial = partial_sums_.data();
-
-    const auto row = [&](Index channel, Index segment) {
-      partial[channel * grid.segments + segment] = cpu::gradient_sums_of_segments(
-          gradient.data() + channel * geometry.channel_stride[0], source.data() + channel * geometry.channel_stride[1],
-          geometry, grid, segment, segment + 1, mean[channel]);
-    };
-    const auto columns = [&](Index channel, Index channels, Index segment) {
-      const cpu::Slab<Storage, 2> slab{{gradient.data() + channel, source.data() + channel},
-                                       {gradient.data() + gradient.size(), source.data() + source.size()},
-                                       channels};
-      cpu::TwoSums block[cpu::most_channels<Storage>];
-      for (Index b = grid.first_block(segment); b < grid.first_block(segment + 1); ++b) {
-        cpu::gradient_sums_of_columns(slab, cpu::Cursor<2>(geometry, grid.first_element(b)), grid.size_of(b),
-                                      mean + channel, block);
-        for (Index c = 0; c < channels; ++c) {
-          cpu::TwoSums& sum = partial[(channel + c) * grid.segments + segment];
-          sum = b == grid.first_block(segment) ? block[c] : merge(sum, block[c]);
-        }
-      }
-    };
-    run_over_channels<Storage>(geometry, grid, row, columns);
-
-    for (Index c = 0; c < geometry.channels; ++c) {
-      cpu::TwoSums sum;
-      for (Index s = 0; s < grid.segments; ++s) sum = merge(sum, partial[c * grid.segments + s]);
-      sums.dy[c] += sum.dy;
-      sums.dy_centred[c] += sum.dy_centred;
-    }
   }
 
   /// @brief The three steps backward, channel after channel. @param dy  gradient of the output. @param x  activations.
@@ -204,108 +154,99 @@ class CpuBackend {
   void accumulate_and_propagate(TensorView<const D> dy, TensorView<const T> x, const double* mean,
                                 GradientSumsPointers sums, const Finish& finish, const CoefficientsOf& coefficients_of,
                                 TensorView<U> dx) {
-    const auto gradient = syncbn::detail::storage_view(dy);
-    const auto source = syncbn::detail::storage_view(x);
-    const auto target = syncbn::detail::storage_view(dx);
-    using Storage = typename decltype(source)::value_type;
-    const cpu::Geometry<2> geometry(gradient, source);
-    const cpu::Geometry<3> all(gradient, source, target);
-    const cpu::Grid grid(geometry.elements);
-    if (!cpu::by_channels(all, grid)) {
-      for (Index c = 0; c < geometry.channels; ++c) sums.dy[c] = sums.dy_centred[c] = 0;
+    if (!works_by_channels(dy, x, dx)) {
+      for (Index c = 0; c < x.extent(1); ++c) sums.dy[c] = sums.dy_centred[c] = 0;
       accumulate(dy, x, mean, sums);
-      for_each_channel(geometry.channels, finish);
+      for_each_channel(x.extent(1), finish);
       return propagate(dy, x, coefficients_of, dx);
     }
-    const cpu::Store store = cpu::store_for(target, gradient, source);
-    run_by_channels<Storage>(grid, geometry.channels, [&](Index first, Index last) {
-      cpu::TwoSums both[cpu::most_channels_at_once];
-      cpu::gradient_sums_of_channels(gradient.data(), source.data(), geometry, grid, first, last, mean, both);
-      for (Index c = first; c < last; ++c) {
-        sums.dy[c] = both[c - first].dy;
-        sums.dy_centred[c] = both[c - first].dy_centred;
-        finish(c);
-      }
-      cpu::map_channels<Parameter, 2>(all, std::array<const Storage*, 2>{gradient.data(), source.data()}, target.data(),
-                                      first, last, coefficients_of, store);
+    const cpu::GradientPass pass(syncbn::detail::storage_view(dy), syncbn::detail::storage_view(x), mean);
+    const auto map = map_pass(coefficients_of, dx, dy, x);
+    run_by_channels(pass, {0, x.extent(1)}, [&](ChannelRange range) {
+      take(pass, range, sums);
+      for (Index c = range.first; c < range.last; ++c) finish(c);
+      map.channels(range);
     });
   }
 
-  /// @brief y = coefficients_of(c)(x), elementwise. @param x  activations. @shape{(N, C, S...)}
-  /// @param coefficients_of  gives a channel's NormalizeCoefficients. @param y  may be x. @shape{same as x}
-  template <class T, class U, class CoefficientsOf>
-  void normalize(TensorView<const T> x, const CoefficientsOf& coefficients_of, TensorView<U> y) const {
-    map(coefficients_of, y, x);
-  }
+  // ---- Passes over some channels -------------------------------------------------------------------------------------
 
-  /// @brief dx = coefficients_of(c)(dy, x), elementwise. @param dy  gradient of the output. @param x  activations.
-  /// @param coefficients_of  gives a channel's PropagateCoefficients. @param dx  may be dy or x. @shape{same as x}
+  /// @brief Whether passes over some channels cost no more than their share. @param tensors  of the same extents.
+  /// @return true if so.
+  template <class... Views>
+  bool works_by_channels(const Views&... tensors) const noexcept {
+    const cpu::Geometry<sizeof...(Views)> geometry(tensors...);
+    return cpu::by_channels(geometry, cpu::Grid(geometry.elements));
+  }
+  /// @brief The moments of some channels. @param x  activations. @param range  which.
+  /// @param moments  theirs are set; the count is left alone.
+  template <class T>
+  void accumulate(TensorView<const T> x, ChannelRange range, MomentsPointers moments) const {
+    const cpu::MomentsPass pass(syncbn::detail::storage_view(x));
+    run_by_channels(pass, range, [&](ChannelRange some) { take(pass, some, moments); });
+  }
+  /// @brief The sums of the gradient of some channels. @param dy  gradient of the output. @param x  activations.
+  /// @param mean  of x, one per channel. @param range  which. @param sums  theirs are set.
+  template <class D, class T>
+  void accumulate(TensorView<const D> dy, TensorView<const T> x, const double* mean, ChannelRange range,
+                  GradientSumsPointers sums) const {
+    const cpu::GradientPass pass(syncbn::detail::storage_view(dy), syncbn::detail::storage_view(x), mean);
+    run_by_channels(pass, range, [&](ChannelRange some) { take(pass, some, sums); });
+  }
+  /// @brief normalize() for some channels. @param x  activations. @param range  which. @param coefficients_of  as there.
+  /// @param y  theirs are written.
+  template <class T, class U, class CoefficientsOf>
+  void normalize(TensorView<const T> x, ChannelRange range, const CoefficientsOf& coefficients_of,
+                 TensorView<U> y) const {
+    const auto map = map_pass(coefficients_of, y, x);
+    run_by_channels(map, range, [&](ChannelRange some) { map.channels(some); });
+  }
+  /// @brief propagate() for some channels. @param dy  gradient of the output. @param x  activations. @param range  which.
+  /// @param coefficients_of  as there. @param dx  theirs are written.
   template <class D, class T, class U, class CoefficientsOf>
-  void propagate(TensorView<const D> dy, TensorView<const T> x, const CoefficientsOf& coefficients_of,
-                 TensorView<U> dx) const {
-    map(coefficients_of, dx, dy, x);
+  void propagate(TensorView<const D> dy, TensorView<const T> x, ChannelRange range,
+                 const CoefficientsOf& coefficients_of, TensorView<U> dx) const {
+    const auto map = map_pass(coefficients_of, dx, dy, x);
+    run_by_channels(map, range, [&](ChannelRange some) { map.channels(some); });
   }
 
  private:
-  template <class Storage, class Task>
-  void run_by_channels(const cpu::Grid& grid, Index channels, const Task& task) const {
-    const Index at_once = cpu::channels_at_once<Storage>(grid);
-    executor_.run((channels + at_once - 1) / at_once,
-                  [&](Index group) { task(group * at_once, std::min((group + 1) * at_once, channels)); });
+  template <class CoefficientsOf, class Out, class... In>
+  static auto map_pass(const CoefficientsOf& coefficients_of, const Out& out, const In&... in) noexcept {
+    return cpu::map_pass<Parameter>(coefficients_of, syncbn::detail::storage_view(out),
+                                    syncbn::detail::storage_view(in)...);
   }
 
-  // Rows where a channel's elements are neighbours or nothing is; columns where channels are, a slab at a time. Both give
-  // the same bits.
-  template <class Storage, std::size_t Operands, class Row, class Columns>
-  void run_over_channels(const cpu::Geometry<Operands>& geometry, const cpu::Grid& grid, const Row& row,
-                         const Columns& columns) const {
-    const Index slabs =
-        cpu::in_columns(geometry) ? cpu::slabs_of<Storage>(geometry.channels, geometry.dense_rows()) : 0;
-    if (slabs == 0) {
-      executor_.run(geometry.channels * grid.segments,
-                    [&](Index task) { row(task / grid.segments, task % grid.segments); });
-      return;
+  template <class Pass, class Task>
+  void run_by_channels(const Pass& pass, ChannelRange range, const Task& task) const {
+    cpu::run_by_channels<typename Pass::Element>(executor_, pass.grid, range, task);
+  }
+
+  // The sums of a few channels, put where they belong.
+  template <class Storage>
+  static void take(const cpu::MomentsPass<Storage>& pass, ChannelRange range, MomentsPointers to) noexcept {
+    ChannelMoments sums[cpu::most_channels_at_once];
+    pass.channels(range, sums);
+    for (Index c = range.first; c < range.last; ++c) {
+      to.mean[c] = sums[c - range.first].mean;
+      to.m2[c] = sums[c - range.first].m2;
     }
-    executor_.run(slabs * grid.segments, [&](Index task) {
-      const Index channel = task % slabs * cpu::slab_channels<Storage>;
-      const Index last = task % slabs == slabs - 1 ? geometry.channels : channel + cpu::slab_channels<Storage>;
-      columns(channel, last - channel, task / slabs);
-    });
   }
-
-  template <class CoefficientsOf, class U, class... T>
-  void map(const CoefficientsOf& coefficients_of, TensorView<U> out, TensorView<const T>... in) const {
-    constexpr std::size_t inputs = sizeof...(T);
-    const auto target = syncbn::detail::storage_view(out);
-    using Storage = typename decltype(target)::value_type;
-    const cpu::Geometry<inputs + 1> geometry(in..., out);
-    if (geometry.elements == 0 || geometry.channels == 0) return;
-    const std::array<const Storage*, inputs> from{syncbn::detail::storage_view(in).data()...};
-    const cpu::Grid grid(geometry.elements);
-    const cpu::Store store = cpu::store_for(target, syncbn::detail::storage_view(in)...);
-    const auto first = [&](Index segment) { return grid.first_element(grid.first_block(segment)); };
-    if (cpu::in_columns(geometry)) {
-      executor_.run(grid.segments, [&](Index segment) {
-        cpu::map_columns<Parameter, inputs>(geometry, from, target.data(), first(segment), first(segment + 1),
-                                            coefficients_of, store);
-      });
-    } else if (cpu::by_channels(geometry, grid) && cpu::has_short_runs<Storage>(geometry)) {
-      run_by_channels<Storage>(grid, geometry.channels, [&](Index begin, Index end) {
-        cpu::map_channels<Parameter, inputs>(geometry, from, target.data(), begin, end, coefficients_of, store);
-      });
-    } else {
-      executor_.run(geometry.channels * grid.segments, [&](Index task) {
-        const Index segment = task % grid.segments;
-        cpu::map_rows<Parameter, inputs>(geometry, from, target.data(), task / grid.segments, first(segment),
-                                         first(segment + 1), coefficients_of, store);
-      });
+  template <class Storage>
+  static void take(const cpu::GradientPass<Storage>& pass, ChannelRange range, GradientSumsPointers to) noexcept {
+    cpu::TwoSums sums[cpu::most_channels_at_once];
+    pass.channels(range, sums);
+    for (Index c = range.first; c < range.last; ++c) {
+      to.dy[c] = sums[c - range.first].dy;
+      to.dy_centred[c] = sums[c - range.first].dy_centred;
     }
   }
 
   Executor executor_{};
   [[no_unique_address]] queue_type queue_{};
-  std::vector<ChannelMoments> partial_moments_;
-  std::vector<cpu::TwoSums> partial_sums_;
+  // Reused by every pass.
+  std::vector<ChannelMoments> moments_;
+  std::vector<cpu::TwoSums> sums_;
 };
 
 }  // namespace SYNCBN_CPU_ISA

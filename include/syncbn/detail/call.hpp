@@ -55,7 +55,8 @@ class Fingerprint {
   std::uint64_t value_ = 14695981039346656037ULL;
 };
 
-inline std::uint64_t fingerprint(const ExchangeCall& call, std::string_view layer, std::uint64_t sequence) noexcept {
+inline std::uint64_t fingerprint(const ExchangeCall& call, Index blocks, std::string_view layer,
+                                 std::uint64_t sequence) noexcept {
   Fingerprint f;
   f.add(protocol_version);
   f.add(layer);
@@ -69,15 +70,17 @@ inline std::uint64_t fingerprint(const ExchangeCall& call, std::string_view laye
   f.add(call.momentum);
   f.add(call.flags);
   f.add(static_cast<std::uint64_t>(call.batches));
+  f.add(static_cast<std::uint64_t>(blocks));
   return f.value();
 }
 
-inline std::string describe(const ExchangeCall& call, std::string_view layer, std::uint64_t sequence) {
+inline std::string describe(const ExchangeCall& call, Index blocks, std::string_view layer, std::uint64_t sequence) {
   std::string text = std::string(call.operation) + " of layer '" + std::string(layer) + "', exchange " +
                      std::to_string(sequence) + ", " + std::to_string(call.channels) + " channels, " +
                      (call.dims < 0 ? "any" : std::to_string(call.dims)) + " dims, " + std::string(name(call.kind)) +
                      ", eps " + python_number(call.eps) + ", momentum " + python_number(call.momentum) + ", flags " +
                      std::to_string(call.flags);
+  if (blocks > 1) text += ", " + std::to_string(blocks) + " blocks";
   if (call.batches >= 0) text += ", num_batches_tracked " + std::to_string(call.batches);
   return text;
 }

@@ -170,16 +170,21 @@ struct PackMoments {
   }
 };
 
+// In place of M2 until the second sum: it has no negative values.
+inline constexpr double awaits_centred_sums = -1;
+
 struct UnpackMoments {
   double count;
   const double* words;
+  double limit;  // of cancellation
   double *count_out, *mean, *m2;
 
   SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
     if (c == 0) *count_out = count;
-    const ChannelMoments m = count == 0 ? ChannelMoments{} : from_sums(count, {words[2 * c], words[2 * c + 1]});
+    const ChannelSums sums{words[2 * c], words[2 * c + 1]};
+    const ChannelMoments m = count == 0 ? ChannelMoments{} : from_sums(count, sums);
     mean[c] = m.mean;
-    m2[c] = m.m2;
+    m2[c] = needs_centred_sums(count, sums, limit) ? awaits_centred_sums : m.m2;
   }
 };
 
@@ -195,12 +200,14 @@ struct PackCentredMoments {
   }
 };
 
+// Only for channels that need it: which others share a frame with them must change nothing.
 struct UnpackCentredMoments {
   double count;
   const double* words;
   double *mean, *m2;
 
   SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    if (m2[c] != awaits_centred_sums) return;
     const ChannelMoments m = from_centred_sums(count, mean[c], {words[2 * c], words[2 * c + 1]});
     mean[c] = m.mean;
     m2[c] = m.m2;

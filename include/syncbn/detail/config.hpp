@@ -11,8 +11,10 @@
 
 // Loops whose state lives in registers only if they are part of the function that holds it.
 #if defined(__GNUC__)
-#define SYNCBN_ALWAYS_INLINE __attribute__((always_inline)) inline
+#define SYNCBN_INLINE_LAMBDA __attribute__((always_inline))
+#define SYNCBN_ALWAYS_INLINE SYNCBN_INLINE_LAMBDA inline
 #else
+#define SYNCBN_INLINE_LAMBDA
 #define SYNCBN_ALWAYS_INLINE inline
 #endif
 

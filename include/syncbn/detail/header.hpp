@@ -12,16 +12,17 @@ namespace syncbn::inline v0::detail {
 inline constexpr Index header_frame_words = 512;  // 4 KiB, whatever the layer
 
 namespace header {
-inline constexpr Index leading = 0;   // 1 on each rank
-inline constexpr Index count = 1;     // values per channel
-inline constexpr Index failures = 2;  // 1 on a rank that failed before the exchange
-inline constexpr Index digits = 3;    // 4 digits of 16 bits, each as d and d^2
-inline constexpr Index payload = 16;  // the words between are kept for figures that ranks may come to reduce
+inline constexpr Index leading = 0;     // 1 on each rank
+inline constexpr Index count = 1;       // values per channel
+inline constexpr Index failures = 2;    // 1 on a rank that failed before the exchange
+inline constexpr Index digits = 3;      // 4 digits of 16 bits, each as d and d^2
+inline constexpr Index by_blocks = 11;  // 1 on a rank that gains from an exchange in blocks
+inline constexpr Index payload = 16;    // the words between are kept for figures that ranks may come to reduce
 inline constexpr Index trailing = header_frame_words - 1;  // 1 on each rank
 inline constexpr Index payload_capacity = trailing - payload;
 }  // namespace header
 
-inline void write_header(double* words, double count, bool failed, std::uint64_t fingerprint) noexcept {
+inline void write_header(double* words, double count, bool failed, bool by_blocks, std::uint64_t fingerprint) noexcept {
   for (Index i = 0; i < header_frame_words; ++i) words[i] = 0;
   words[header::leading] = 1;
   words[header::count] = count;
@@ -31,6 +32,7 @@ inline void write_header(double* words, double count, bool failed, std::uint64_t
     words[header::digits + 2 * i] = d;
     words[header::digits + 2 * i + 1] = d * d;
   }
+  words[header::by_blocks] = by_blocks ? 1 : 0;
   words[header::trailing] = 1;
 }
 

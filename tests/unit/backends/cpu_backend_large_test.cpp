@@ -21,20 +21,20 @@ struct Shape {
   bool channels_last;
 };
 
-// More than 4 MB of floats, and doubles; runs of all kinds.
-const std::vector<Shape> shapes{{"short runs", {32, 700, 7, 7}, false},
-                                {"short runs of whole lines", {17, 1100, 8, 8}, false},
-                                {"runs of an odd length", {8, 200, 27, 27}, false},
-                                {"long runs of an odd length", {8, 40, 61, 61}, false},
-                                {"long runs of whole lines", {4, 80, 64, 64}, false},
-                                {"few channels", {8, 3, 211, 211}, false},
-                                {"one channel", {3, 1, 600, 601}, false},
-                                {"one sample", {1, 19, 250, 230}, false},
-                                {"no spatial dimensions", {5000, 230}, false},
-                                {"channels last, few", {9, 3, 200, 200}, true},
-                                {"channels last, of whole lines", {9, 64, 45, 41}, true},
-                                {"channels last, odd", {9, 73, 41, 41}, true},
-                                {"channels last, many", {3, 1033, 19, 19}, true}};
+// More than 16 MB of floats, and doubles; runs of all kinds.
+const std::vector<Shape> shapes{{"short runs", {128, 700, 7, 7}, false},
+                                {"short runs of whole lines", {61, 1100, 8, 8}, false},
+                                {"runs of an odd length", {30, 200, 27, 27}, false},
+                                {"long runs of an odd length", {29, 40, 61, 61}, false},
+                                {"long runs of whole lines", {13, 80, 64, 64}, false},
+                                {"few channels", {32, 3, 211, 211}, false},
+                                {"one channel", {12, 1, 600, 601}, false},
+                                {"one sample", {1, 19, 500, 460}, false},
+                                {"no spatial dimensions", {19000, 230}, false},
+                                {"channels last, few", {36, 3, 200, 200}, true},
+                                {"channels last, of whole lines", {37, 64, 45, 41}, true},
+                                {"channels last, odd", {35, 73, 41, 41}, true},
+                                {"channels last, many", {12, 1033, 19, 19}, true}};
 
 // A tensor that begins one element after an aligned address, between two guards.
 template <class T>
@@ -67,6 +67,26 @@ class Tensor {
 };
 
 }  // namespace
+
+TEST_CASE("passes by channels are for tensors none of which has its channels as neighbours", "[cpu_backend]") {
+  const syncbn::CpuBackend<> backend;
+  std::vector<float> memory(8 * 16 * 5 * 5);
+  const TensorView<float> first(memory.data(), {8, 16, 5, 5});
+  const auto last = TensorView<float>::channels_last(memory.data(), {8, 16, 5, 5});
+  CHECK(backend.works_by_channels(first, first));
+  CHECK(backend.works_by_channels(first, first, first));
+  CHECK_FALSE(backend.works_by_channels(last, last));
+  CHECK_FALSE(backend.works_by_channels(last, first));
+  CHECK_FALSE(backend.works_by_channels(first, last));
+  CHECK_FALSE(backend.works_by_channels(first, last, first));
+  CHECK_FALSE(backend.works_by_channels(first.slice(0, 0, 0), first.slice(0, 0, 0)));
+  // Many elements of too few channels.
+  const TensorView<float> few(memory.data(), {1, 3, 1, 1066});
+  CHECK(backend.works_by_channels(few, few));  // of one segment
+  std::vector<float> more(3 * 5000);
+  const TensorView<float> fewer(more.data(), {1, 3, 5000});
+  CHECK_FALSE(backend.works_by_channels(fewer, fewer));
+}
 
 TEMPLATE_TEST_CASE("large tensors have the same bits by one walk or by steps, in place or not", "[cpu_backend]", float,
                    double) {

@@ -97,8 +97,9 @@ TEST_CASE("the lowest rank is found in a union of bits, on up to as many ranks a
 
 TEST_CASE("a fingerprint depends on every part of the call, on the layer and on the sequence", "[agreement]") {
   std::set<std::uint64_t> seen;
-  const auto add = [&](const ExchangeCall& call, const char* layer = "#0", std::uint64_t sequence = 0) {
-    return seen.insert(fingerprint(call, layer, sequence)).second;
+  const auto add = [&](const ExchangeCall& call, const char* layer = "#0", std::uint64_t sequence = 0,
+                       syncbn::Index blocks = 1) {
+    return seen.insert(fingerprint(call, blocks, layer, sequence)).second;
   };
   CHECK(add(some_call()));
   CHECK_FALSE(add(some_call()));
@@ -106,6 +107,7 @@ TEST_CASE("a fingerprint depends on every part of the call, on the layer and on 
   CHECK(add(some_call(), ""));
   CHECK(add(some_call(), "#0", 1));
   CHECK(add(some_call(), "#0", std::uint64_t{1} << 40U));
+  CHECK(add(some_call(), "#0", 0, 2));
   const auto changed = [&](const auto& change) {
     ExchangeCall call = some_call();
     change(call);
@@ -131,21 +133,21 @@ TEST_CASE("each digit of a fingerprint varies: a quarter of it says much already
   for (unsigned place = 0; place < 4; ++place) {
     std::set<std::uint64_t> digits;
     for (std::uint64_t sequence = 0; sequence < 1000; ++sequence) {
-      digits.insert(fingerprint(some_call(), "#0", sequence) >> (16 * place) & 0xffffU);
+      digits.insert(fingerprint(some_call(), 1, "#0", sequence) >> (16 * place) & 0xffffU);
     }
     CHECK(digits.size() > 950);  // 992 are expected of 1000 at random
   }
 }
 
 TEST_CASE("a call is described with everything that it is compared by", "[agreement]") {
-  CHECK(describe(some_call(), "stem", 12) ==
+  CHECK(describe(some_call(), 1, "stem", 12) ==
         "forward of layer 'stem', exchange 12, 64 channels, 2 dims, Float, eps 1e-05, momentum 0.1, flags 3, "
         "num_batches_tracked 7");
   ExchangeCall call = some_call();
   call.dims = -1;
   call.batches = -1;
-  CHECK(describe(call, "#0", 0) ==
-        "forward of layer '#0', exchange 0, 64 channels, any dims, Float, eps 1e-05, momentum 0.1, flags 3");
+  CHECK(describe(call, 3, "#0", 0) ==
+        "forward of layer '#0', exchange 0, 64 channels, any dims, Float, eps 1e-05, momentum 0.1, flags 3, 3 blocks");
 }
 
 TEST_CASE("a failure keeps the first exception's kind and text, and nothing runs after it", "[agreement]") {

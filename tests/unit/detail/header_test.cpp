@@ -28,7 +28,7 @@ std::vector<double> sum_of_headers(
   std::vector<double> sum(header_frame_words);
   std::vector<double> mine(header_frame_words);
   for (std::size_t r = 0; r < ranks; ++r) {
-    syncbn::detail::write_header(mine.data(), count(r), r % 3 == 1, fingerprint(r));
+    syncbn::detail::write_header(mine.data(), count(r), r % 3 == 1, r % 5 == 2, fingerprint(r));
     for (std::size_t i = 0; i < header::payload; ++i) sum[i] += mine[i];
     sum.back() += mine.back();
   }
@@ -66,7 +66,7 @@ bool all_equal(const std::vector<std::uint32_t>& digits) {
 
 TEST_CASE("a header is a fixed number of words, with a place for each", "[header]") {
   std::vector<double> words(header_frame_words, -1);
-  syncbn::detail::write_header(words.data(), 17, true, 0xffff000200010003U);
+  syncbn::detail::write_header(words.data(), 17, true, true, 0xffff000200010003U);
   CHECK(words.size() == 512);
   CHECK(words[header::leading] == 1);
   CHECK(words[header::count] == 17);
@@ -74,7 +74,8 @@ TEST_CASE("a header is a fixed number of words, with a place for each", "[header
   CHECK(words[header::trailing] == 1);
   CHECK(std::vector<double>(words.begin() + header::digits, words.begin() + header::digits + 8) ==
         std::vector<double>{3, 9, 1, 1, 2, 4, 65535, 65535.0 * 65535.0});
-  for (Index i = header::digits + 8; i < header::trailing; ++i) REQUIRE(words[static_cast<std::size_t>(i)] == 0);
+  CHECK(words[header::by_blocks] == 1);
+  for (Index i = header::by_blocks + 1; i < header::trailing; ++i) REQUIRE(words[static_cast<std::size_t>(i)] == 0);
   CHECK(header::payload_capacity == 495);
   CHECK(2 * 247 <= header::payload_capacity);
   CHECK(2 * 248 > header::payload_capacity);

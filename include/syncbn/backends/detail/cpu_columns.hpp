@@ -17,27 +17,28 @@ namespace cpu {
 using ChannelPacket = Packet<double>;
 inline constexpr int group_channels = packet_size<double>;  // a packet of neighbouring channels
 
-// As many channels as give a row 256 bytes of a tile; fewer than a group that are left over join the last slab. Fewer
-// than a group altogether need rows without gaps.
+// A slab has at least a group of channels; fewer that are left over join the last one. Fewer than a group altogether need
+// rows without gaps.
 template <class Storage>
-inline constexpr Index slab_channels = 256 / static_cast<Index>(sizeof(Storage));
-template <class Storage>
-inline constexpr Index most_groups = slab_channels<Storage> / group_channels + 1;
+inline constexpr Index most_groups = most_slab_channels<Storage> / group_channels + 1;
 template <class Storage>
 inline constexpr Index most_channels = most_groups<Storage> * group_channels;
-template <class Storage>
-Index slabs_of(Index channels, bool dense_rows) noexcept {
+inline Index slabs_of(Index channels, Index slab_channels, bool dense_rows) noexcept {
   if (channels < group_channels) return dense_rows ? 1 : 0;
-  const Index rest = channels % slab_channels<Storage>;
-  const Index whole = channels / slab_channels<Storage>;
+  const Index rest = channels % slab_channels;
+  const Index whole = channels / slab_channels;
   return rest >= group_channels ? whole + 1 : whole;
 }
 
 inline constexpr Index tile_rows = 64;
 static_assert(tile_rows % lane_count == 0);
 
-// With 16 registers, half of the lanes at a time.
-inline constexpr int lanes_at_once = group_channels >= 8 ? lane_count : lane_count / 2;
+// Sums that are in registers at a time, of each kind: of some lanes of those groups that share a line, so that a line is
+// read once, wherever rows of many channels alias in the caches.
+inline constexpr int chains = group_channels >= 8 ? 8 : 4;
+template <class Storage>
+inline constexpr int groups_of_line =
+    std::clamp(64 / (static_cast<int>(group_channels) * static_cast<int>(sizeof(Storage))), 1, chains);
 
 // The two sums of one group of channels, lane by lane.
 struct GroupSums {
@@ -105,8 +106,46 @@ SYNCBN_ALWAYS_INLINE void prefetch_part(const Slab<Storage, Operands>& slab, con
   }
 }
 
-// Calls values(group, pointers, first, second) for n rows from the cursor on and all groups of channels; it adds a row's
-// part to the two sums of its lane. A tile's lines are asked for while the one before is summed.
+// Calls values(group, pointers, first, second) for a tile of rows and `groups` groups from g on; it adds a row's part to the
+// two sums of its lane.
+template <int groups, class Storage, std::size_t Operands, class Values>
+SYNCBN_ALWAYS_INLINE void sum_tile(const Slab<Storage, Operands>& slab, const TileOffsets<Operands>& offset, Index rows,
+                                   Index g, GroupSums* sums, const Values& values) noexcept {
+  constexpr int lanes = chains / groups;
+  Index channel[groups];
+  unrolled<groups>([&](auto k) { channel[k] = slab.channel_of(g + k); });
+  const auto add = [&](Index row, int k, ChannelPacket& first, ChannelPacket& second) SYNCBN_INLINE_LAMBDA {
+    std::array<const Storage*, Operands> at;
+    for (std::size_t o = 0; o < Operands; ++o) at[o] = slab.data[o] + channel[k] + offset[row][o];
+    values(g + k, at, first, second);
+  };
+  const Index whole = rows - rows % lane_count;
+  for (int from = 0; from < lane_count; from += lanes) {
+    ChannelPacket first[groups][lanes];
+    ChannelPacket second[groups][lanes];
+    unrolled<groups>([&](auto k) {
+      unrolled<lanes>([&](auto lane) {
+        first[k][lane] = sums[g + k].first[from + lane];
+        second[k][lane] = sums[g + k].second[from + lane];
+      });
+    });
+    for (Index r = from; r < whole; r += lane_count) {
+      unrolled<lanes>(
+          [&](auto lane) { unrolled<groups>([&](auto k) { add(r + lane, k, first[k][lane], second[k][lane]); }); });
+    }
+    unrolled<groups>([&](auto k) {
+      unrolled<lanes>([&](auto lane) {
+        sums[g + k].first[from + lane] = first[k][lane];
+        sums[g + k].second[from + lane] = second[k][lane];
+      });
+    });
+  }
+  for (Index r = whole; r < rows; ++r) {
+    unrolled<groups>([&](auto k) { add(r, k, sums[g + k].first[r - whole], sums[g + k].second[r - whole]); });
+  }
+}
+
+// The same for n rows from the cursor on and all groups. A tile's lines are asked for while the one before is summed.
 template <class Storage, std::size_t Operands, class Values>
 void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Index n, GroupSums* sums,
               const Values& values) noexcept {
@@ -125,36 +164,14 @@ void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Inde
     done += rows;
     const Index next_rows = std::min(n - done, tile_rows);
     walk(next_rows, next);
-    const Index whole = rows - rows % lane_count;
-    for (Index g = 0; g < slab.groups(); ++g) {
-      const Index channel = slab.channel_of(g);
-      GroupSums& to = sums[g];
-      prefetch_part(slab, next, next_rows, g);
-      const auto add = [&](int lane, Index r, ChannelPacket& first, ChannelPacket& second) {
-        std::array<const Storage*, Operands> at;
-        for (std::size_t k = 0; k < Operands; ++k) at[k] = slab.data[k] + channel + offset[r + lane][k];
-        values(g, at, first, second);
-      };
-      for (int from = 0; from < lane_count; from += lanes_at_once) {
-        ChannelPacket first[lanes_at_once];
-        ChannelPacket second[lanes_at_once];
-        unrolled<lanes_at_once>([&](auto lane) {
-          first[lane] = to.first[from + lane];
-          second[lane] = to.second[from + lane];
-        });
-        for (Index r = 0; r < whole; r += lane_count) {
-          unrolled<lanes_at_once>([&](auto lane) { add(from + lane, r, first[lane], second[lane]); });
-        }
-        unrolled<lanes_at_once>([&](auto lane) {
-          to.first[from + lane] = first[lane];
-          to.second[from + lane] = second[lane];
-        });
-      }
-      for (Index r = whole; r < rows; ++r) {
-        const int lane = static_cast<int>(r - whole);
-        add(lane, whole, to.first[lane], to.second[lane]);
-      }
-    }
+    const auto some = [&]<int groups>(Index g, std::integral_constant<int, groups>) SYNCBN_INLINE_LAMBDA {
+      for (int k = 0; k < groups; ++k) prefetch_part(slab, next, next_rows, g + k);
+      sum_tile<groups>(slab, offset, rows, g, sums, values);
+    };
+    constexpr int together = groups_of_line<Storage>;
+    Index g = 0;
+    for (; g + together <= slab.groups(); g += together) some(g, std::integral_constant<int, together>());
+    for (; g < slab.groups(); ++g) some(g, std::integral_constant<int, 1>());
     rows = next_rows;
   }
 }

@@ -28,11 +28,27 @@ struct Lanes {
     for (int i = 0; i < count; ++i) result.part[i] = load_packet<double>(from + i * width);
     return result;
   }
-  // The first `n` < 8 of them; the others get `rest`.
+  // from[0], from[1], ... in the lanes [first, last), `rest` in the others.
   template <class Load>
-  static Lanes load_some(const Load* from, Index n, double rest) noexcept {
+  static Lanes load_some(const Load* from, Index first, Index last, double rest) noexcept {
+#if defined(EIGEN_VECTORIZE_AVX512)
+    if constexpr (std::is_floating_point_v<Load>) {
+      const auto lanes = static_cast<__mmask8>((1U << last) - (1U << first));
+      __m512d values;
+      if constexpr (std::is_same_v<Load, double>) {
+        values = _mm512_maskz_expandloadu_pd(lanes, from);
+      } else {
+        values = _mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(_mm512_maskz_expandloadu_ps(lanes, from)));
+      }
+      Lanes result;
+      result.part[0] = _mm512_mask_mov_pd(_mm512_set1_pd(rest), lanes, values);
+      return result;
+    }
+#endif
     double values[lane_count];
-    for (int i = 0; i < lane_count; ++i) values[i] = i < n ? load_element<double>(from + i) : rest;
+    for (Index i = 0; i < lane_count; ++i) {
+      values[i] = i >= first && i < last ? load_element<double>(from + (i - first)) : rest;
+    }
     return load(values);
   }
   void store(double* to) const noexcept {

@@ -6,8 +6,9 @@
 #include <limits>
 #include <utility>
 
-#include <syncbn/backends/detail/cpu_geometry.hpp>
+#include <syncbn/backends/detail/cpu_blocking.hpp>
 #include <syncbn/backends/detail/cpu_lanes.hpp>
+#include <syncbn/backends/detail/cpu_memory.hpp>
 #include <syncbn/moments.hpp>
 
 // The reductions, moments of x and the two sums of the gradient, for elements that are neighbours within a channel;
@@ -42,8 +43,8 @@ SYNCBN_ALWAYS_INLINE void unrolled(const F& f) noexcept {
   }(std::make_integer_sequence<int, count>());
 }
 
-// `count` blocks of n elements each, walked side by side. Where their elements are neighbours, in pieces as long as the
-// shortest run that is left, all but the last of whole lanes; otherwise gathered first.
+// `count` blocks of n elements each, walked side by side: where their elements are neighbours, in pieces as long as the
+// shortest run that is left; otherwise gathered first, as are runs so short that pieces would be shorter than lanes.
 template <int count, class Storage, std::size_t Operands>
 class Blocks {
  public:
@@ -57,7 +58,9 @@ class Blocks {
   template <class PlaceOf>
   Blocks(const Geometry<Operands>& geometry, Index n, const PlaceOf& place) noexcept
       : n_(n),
-        in_place_(geometry.contiguous_runs() && geometry.run_length() % lane_count == 0),
+        in_place_(geometry.contiguous_runs() && has_long_pieces(geometry, place)),
+        early_(in_place_ ? channels_asked_for_early<Storage>(geometry) : 0),
+        stride_(geometry.channel_stride),
         cursors_([&]<int... k>(std::integer_sequence<int, k...>) {
           return std::array<Cursor<Operands>, count>{Cursor<Operands>(geometry, place(k).first)...};
         }(std::make_integer_sequence<int, count>())) {
@@ -74,7 +77,7 @@ class Blocks {
     return load_element<double>(in_place_ ? channels_[k][0] + cursors_[k].offset(0) : gathered_[0][k]);
   }
 
-  // visit(pointers, m): the next m elements of all blocks.
+  // visit(pointers, m, lane): the next m elements of all blocks, of which the first belongs to `lane`.
   template <class Visit>
   SYNCBN_ALWAYS_INLINE void for_each_piece(const Visit& visit) const noexcept {
     auto cursors = cursors_;
@@ -87,7 +90,8 @@ class Blocks {
           at[o][k] = in_place_ ? channels_[k][o] + cursors[k].offset(o) : gathered_[o][k];
         }
       }
-      visit(at, m);
+      if (early_ > 0) ask_early(at, m);
+      visit(at, m, (n_ - left) % lane_count);
       left -= m;
       for (std::size_t k = 0; k < blocks && left > 0; ++k) cursors[k].advance(m);
     }
@@ -96,8 +100,30 @@ class Blocks {
  private:
   static constexpr auto blocks = static_cast<std::size_t>(count);
 
+  // Runs that all blocks begin together are walked one by one; others cut each other into pieces.
+  template <class PlaceOf>
+  static bool has_long_pieces(const Geometry<Operands>& geometry, const PlaceOf& place) noexcept {
+    constexpr Index long_enough = 16 * lane_count;
+    bool together = true;
+    for (int k = 1; k < count; ++k) together = together && place(k).first == place(0).first;
+    return together || geometry.run_length() >= long_enough || geometry.run_length() % lane_count == 0;
+  }
+
+  // Asks for what a later channel has where this piece lies in its own.
+  SYNCBN_ALWAYS_INLINE void ask_early(const Pointers& at, Index m) const noexcept {
+    for (std::size_t o = 0; o < Operands; ++o) {
+      const Index bytes_early = early_ * stride_[o] * static_cast<Index>(sizeof(Storage));
+      for (std::size_t k = 0; k < blocks; ++k) {
+        const auto* piece = static_cast<const char*>(static_cast<const void*>(at[o][k])) + bytes_early;
+        for (Index byte = 0; byte < m * static_cast<Index>(sizeof(Storage)); byte += 64) prefetch(piece + byte);
+      }
+    }
+  }
+
   Index n_;
   bool in_place_;
+  Index early_;
+  std::array<Index, Operands> stride_;
   std::array<Cursor<Operands>, count> cursors_;
   std::array<const Storage*, Operands> channels_[count];
   Pointers gathered_;
@@ -108,8 +134,18 @@ class Blocks {
 template <int count, class Storage, std::size_t Operands, class Visit>
 SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>& blocks,
                                          const double (&rest)[Operands][count], const Visit& visit) noexcept {
-  const auto piece = [&](const typename Blocks<count, Storage, Operands>::Pointers& at, Index m) {
-    Index i = 0;
+  const auto piece = [&](const typename Blocks<count, Storage, Operands>::Pointers& at, Index m, Index lane) {
+    // Elements from i on, which belong to the lanes [first, last).
+    const auto some = [&](Index i, Index first, Index last) SYNCBN_INLINE_LAMBDA {
+      unrolled<count>([&](auto k) {
+        std::array<Lanes, Operands> lanes;
+        for (std::size_t o = 0; o < Operands; ++o) lanes[o] = Lanes::load_some(at[o][k] + i, first, last, rest[o][k]);
+        visit(k, lanes);
+      });
+    };
+    const Index head = lane == 0 ? 0 : std::min(lane_count - lane, m);
+    if (head > 0) some(0, lane, lane + head);
+    Index i = head;
     for (; i + lane_count <= m; i += lane_count) {
       unrolled<count>([&](auto k) {
         std::array<Lanes, Operands> lanes;
@@ -117,12 +153,7 @@ SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>&
         visit(k, lanes);
       });
     }
-    if (i == m) return;
-    unrolled<count>([&](auto k) {
-      std::array<Lanes, Operands> lanes;
-      for (std::size_t o = 0; o < Operands; ++o) lanes[o] = Lanes::load_some(at[o][k] + i, m - i, rest[o][k]);
-      visit(k, lanes);
-    });
+    if (i < m) some(i, 0, m - i);
   };
   blocks.for_each_piece(piece);
 }

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/sixteen_bits.hpp"
 
 TEST_CASE("eight lanes", "[cpu_lanes]") {
   using syncbn::cpu::Lanes;
@@ -22,12 +23,31 @@ TEST_CASE("eight lanes", "[cpu_lanes]") {
   CHECK(numbers(multiply_add(lanes, Lanes::all(2), Lanes::all(1))) ==
         std::vector<double>{3, 5, 9, 17, 33, 65, 129, 257});
   CHECK(sum_of_lanes(lanes) == 255);
-  for (syncbn::Index n = 0; n < 8; ++n) {
-    std::vector<double> some(8, -1);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) some[i] = eight[i];
-    CHECK(numbers(Lanes::load_some(eight.data(), n, -1)) == some);
-    CHECK(numbers(Lanes::load_some(floats.data(), n, -1)) == some);
-  }
+}
+
+TEST_CASE("some of eight lanes, loaded from as many elements and no more", "[cpu_lanes]") {
+  using syncbn::Index;
+  using syncbn::cpu::Lanes;
+  const auto check = []<class T>(const T& convert) {
+    for (Index first = 0; first <= 8; ++first) {
+      for (Index last = first; last <= 8; ++last) {
+        INFO("lanes " << first << " to " << last);
+        std::vector<double> expected(8, -1);
+        // As many elements as there are lanes: a sanitizer sees who reads another.
+        std::vector<decltype(convert(0.0))> elements;
+        for (Index i = first; i < last; ++i) {
+          expected[static_cast<std::size_t>(i)] = static_cast<double>(i + 1);
+          elements.push_back(convert(static_cast<double>(i + 1)));
+        }
+        std::vector<double> loaded(8);
+        Lanes::load_some(elements.data(), first, last, -1).store(loaded.data());
+        CHECK(loaded == expected);
+      }
+    }
+  };
+  check([](double value) { return value; });
+  check([](double value) { return static_cast<float>(value); });
+  check([](double value) { return syncbn::BFloat16{syncbn_test::bfloat16.nearest(value)}; });
 }
 
 TEST_CASE("lanes are added as a tree that never changes", "[cpu_lanes]") {

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <algorithm>
+
+#include <syncbn/detail/call.hpp>
+#include <syncbn/detail/header.hpp>
+
+// How a payload is cut into frames: a function of what all ranks share, so that an empty rank sends the same ones.
+
+namespace syncbn::inline v0::detail {
+
+inline constexpr Index most_blocks = 256;              // of an exchange
+inline constexpr Index most_blocks_under_way = 64;     // handed to the fabric and not back
+inline constexpr double bytes_of_a_block = 256 << 10;  // at least, of a rank's tensor: a part of a second cache
+// Less than this is in a cache when it is read again; one frame is then better than several.
+inline constexpr double bytes_worth_blocks = 4 << 20;
+
+struct Plan {
+  Index words = 0;        // of the payload
+  Index block_words = 0;  // of all blocks but the last, which may have fewer
+
+  Index blocks() const noexcept { return words <= block_words ? 1 : (words + block_words - 1) / block_words; }
+  Index first_word(Index block) const noexcept { return std::min(block * block_words, words); }
+  Index words_of(Index block) const noexcept { return first_word(block + 1) - first_word(block); }
+  // Whether the payload has frames of its own behind the header's.
+  bool travels_alone() const noexcept { return blocks() > 1 || words > header::payload_capacity; }
+
+  friend bool operator==(const Plan&, const Plan&) = default;
+};
+
+// Blocks of whole channels, at most `most`. `bytes` is what a rank's tensor has, on average, as far as earlier exchanges
+// have told.
+inline Plan plan_of(Index words, double bytes, Index most = most_blocks) noexcept {
+  if (bytes < bytes_worth_blocks) return {words, words};
+  const Index channels = words / words_per_channel;
+  const double worth = std::min(bytes / bytes_of_a_block, static_cast<double>(most));
+  const Index wanted = std::min(static_cast<Index>(worth), channels);
+  if (wanted <= 1) return {words, words};
+  return {words, words_per_channel * ((channels + wanted - 1) / wanted)};
+}
+
+}  // namespace syncbn::inline v0::detail
