@@ -66,6 +66,17 @@ class Tensor {
   std::vector<T> values_;
 };
 
+template <class T>
+void copy(const TensorView<T>& from, const TensorView<T>& to) {
+  for (Index n = 0; n < from.extent(0); ++n) {
+    for (Index h = 0; h < from.extent(2); ++h) {
+      for (Index w = 0; w < from.extent(3); ++w) {
+        for (Index c = 0; c < from.extent(1); ++c) to(n, c, h, w) = from(n, c, h, w);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("passes by channels are for tensors none of which has its channels as neighbours", "[cpu_backend]") {
@@ -124,6 +135,21 @@ TEMPLATE_TEST_CASE("large tensors have the same bits by one walk or by steps, in
     propagate(backend, gradient.view(), input.view(), statistics, coefficients, w, other.view());
     CHECK(other == dx);
     CHECK(other.guarded());
+
+    // In the other layout.
+    if (shape.extents.size() == 4) {
+      Shape turned = shape;
+      turned.channels_last = !shape.channels_last;
+      Tensor<TestType> x_turned(turned, 6), dy_turned(turned, 7);
+      copy(input.view(), x_turned.view());
+      copy(gradient.view(), dy_turned.view());
+      syncbn::Moments<Backend> moments_turned(channels);
+      syncbn::GradientSums<Backend> sums_turned(channels);
+      accumulate(backend, x_turned.view(), moments_turned);
+      accumulate(backend, dy_turned.view(), x_turned.view(), statistics, sums_turned);
+      CHECK(std::equal(moments.mean(), moments.mean() + 2 * channels, moments_turned.mean()));
+      CHECK(std::equal(sums.dy(), sums.dy() + 2 * channels, sums_turned.dy()));
+    }
 
     // By one walk, to other memory and in place.
     for (const bool in_place : {false, true}) {
