@@ -4,9 +4,12 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <syncbn/syncbn.hpp>
@@ -39,23 +42,34 @@ const std::vector<Index> block_frames = [] {
   return frames;
 }();
 
-// Numbers with a different mean in each channel, the same whatever the rank's layout is.
-Activations<float> batch(int rank, std::uint64_t seed, Layout layout, bool constant_channels = false) {
-  static const std::size_t size = shape_of(extents).elements();
-  Numbers numbers(size);
+// Numbers with a different mean in each channel, the same whatever the rank's layout is. Made once: they are many.
+const Activations<float>& batch(int rank, std::uint64_t seed, Layout layout, bool constant_channels = false) {
+  using Key = std::tuple<int, std::uint64_t, Layout, bool>;
+  static std::mutex mutex;
+  static std::map<Key, Activations<float>> made;
+  const std::lock_guard lock(mutex);
+  const Key key(rank, seed, layout, constant_channels);
+  if (const auto found = made.find(key); found != made.end()) return found->second;
+  Numbers numbers(shape_of(extents).elements());
   std::uint64_t state = seed * 1000003 + static_cast<std::uint64_t>(rank) + 1;
-  for (std::size_t i = 0; i < size; ++i) {
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
     state = state * 6364136223846793005U + 1442695040888963407U;
     const std::size_t channel = i / (64 * 64) % channels;
     numbers[i] = constant_channels && channel % 9 == 4
                      ? 12345.678L
                      : static_cast<Number>(channel) + static_cast<Number>(state >> 40U) / 16777216;
   }
-  return {extents, numbers, layout};
+  return made.emplace(key, Activations<float>(extents, numbers, layout)).first->second;
+}
+
+// In the order of memory.
+std::vector<float> elements(const Activations<float>& tensor) {
+  const auto view = syncbn::view(tensor);
+  return {view.data(), view.data() + view.size()};
 }
 
 struct Result {
-  Numbers y, dx;
+  std::vector<float> y, dx;
   std::vector<double> statistics;
   Numbers state;
   bool operator==(const Result&) const = default;
@@ -67,7 +81,7 @@ Result step(Layer& layer, const Activations<float>& x, const Activations<float>&
   const auto saved = layer.forward(x, y);
   layer.backward(dy, x, saved, dx);
   const auto& used = saved.statistics;
-  Result result{y.numbers(), dx.numbers(), {used.mean(), used.mean() + 3 * channels}, {}};
+  Result result{elements(y), elements(dx), {used.mean(), used.mean() + 3 * channels}, {}};
   for (const auto& tensor : {layer.running_mean(), layer.running_var(), layer.weight_grad(), layer.bias_grad()}) {
     const Numbers numbers = numbers_of(tensor);
     result.state.insert(result.state.end(), numbers.begin(), numbers.end());
@@ -90,8 +104,8 @@ TEST_CASE("a layer that exchanges blocks computes the bits of one that does not"
         blockless.exchange().set_most_blocks(1);
         // A rank that cannot work by channels takes part all the same.
         const Layout layout = thread.rank() == 1 ? Layout::channels_last : Layout::contiguous;
-        const auto x = batch(thread.rank(), 1, layout, constant_channels);
-        const auto dy = batch(thread.rank(), 2, layout);
+        const auto& x = batch(thread.rank(), 1, layout, constant_channels);
+        const auto& dy = batch(thread.rank(), 2, layout);
         step(layer, x, dy);
         step(blockless, x, dy);
         layer.zero_grad();
@@ -132,9 +146,9 @@ TEST_CASE("blocks: in place, and where some ranks have no samples", "[together]"
     auto dx = dy;
     syncbn::SavedForward<syncbn::CpuBackend<>> saved;
     layer.forward(y, y, saved);
-    if (y.numbers() != expected.y) return "y";
+    if (elements(y) != expected.y) return "y";
     layer.backward(dx, x, saved, dx);
-    return dx.numbers() == expected.dx ? "" : "dx";
+    return elements(dx) == expected.dx ? "" : "dx";
   });
   CHECK(wrong == std::vector<std::string>(3));
 }
@@ -165,8 +179,8 @@ TEST_CASE("what fails on a rank while blocks are under way, summing or normalizi
     const auto seen = on_thread_ranks(2, [&](ThreadCommunicator thread) {
       const FailingExecutor executor;
       syncbn::SyncBatchNorm<Backend, ThreadCommunicator> layer(channels, {}, thread, Backend(executor));
-      const auto x = batch(thread.rank(), 5, Layout::contiguous);
-      const auto dy = batch(thread.rank(), 6, Layout::contiguous);
+      const auto& x = batch(thread.rank(), 5, Layout::contiguous);
+      const auto& dy = batch(thread.rank(), 6, Layout::contiguous);
       const Result before = step(layer, x, dy);
       if (thread.rank() == 1) *executor.tasks_left = task;
       const std::string thrown = thrown_by([&] { step(layer, x, dy); });
@@ -187,7 +201,7 @@ TEST_CASE("a fault of the fabric at any frame of an exchange in blocks ends on e
       const auto thrown = on_thread_ranks(2, [&](ThreadCommunicator thread) {
         Failing communicator(thread, {});
         syncbn::SyncBatchNorm<syncbn::CpuBackend<>, Failing> layer(channels, {}, communicator);
-        const auto x = batch(thread.rank(), 7, Layout::contiguous);
+        const auto& x = batch(thread.rank(), 5, Layout::contiguous);
         step(layer, x, x);
         thread.set_timeout(std::chrono::milliseconds(300));
         if (thread.rank() == 1) communicator.set_fault({kind, frame, {}, {}});
