@@ -13,7 +13,8 @@
 namespace syncbn::inline v0 {
 
 /// @brief Whether a pass over these tensors gains from an exchange in blocks. @param backend  whose kernels.
-/// @param tensors  inputs and output, of the same extents. @return true if the backend works by channels here.
+/// @param first  an input. @param others  further ones and the output, of the same extents.
+/// @return true if the backend works by channels here.
 template <backend Backend, class First, class... Others>
 bool gains_from_blocks(const Backend& backend, const First& first, const Others&... others) noexcept {
   if constexpr (passes_over_channels<Backend, typename First::value_type>) {
