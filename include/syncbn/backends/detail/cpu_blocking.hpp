@@ -76,12 +76,14 @@ bool has_short_runs(const Geometry<Operands>& geometry) noexcept {
 enum class Store { cached, streamed };
 
 // Outputs that no cache keeps until they are read again go past them, but not those that are inputs, which the caches
-// have anyway.
+// have anyway. The last cache may hold more than this; but what is written into it drives out what others will read, which
+// a loop over one pass alone does not show.
 template <class Out, class... In>
 Store store_for(const Out& out, const In&... in) noexcept {
+  constexpr Index fewest_bytes = Index{4} << 20;
   const bool in_place = ((out.data() == in.data()) || ...);
   const Index bytes = out.size() * static_cast<Index>(sizeof(typename Out::value_type));
-  return in_place || bytes < cached_bytes ? Store::cached : Store::streamed;
+  return in_place || bytes < fewest_bytes ? Store::cached : Store::streamed;
 }
 
 }  // namespace cpu
