@@ -12,8 +12,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -23,40 +21,12 @@
 #include <syncbn/backends/mpi_communicator.hpp>
 #include <syncbn/syncbn.hpp>
 
+#include "support/recording_communicator.hpp"
+
 namespace {
 
 using syncbn::Index;
 using Clock = std::chrono::steady_clock;
-
-// Any communicator, with a list of the frames that this rank sends. Copies share it.
-template <class Communicator>
-class Recording {
- public:
-  using memory_space = typename Communicator::memory_space;
-  using queue_type = typename Communicator::queue_type;
-  using frame = typename Communicator::frame;
-  static constexpr syncbn::ErrorModel errors = Communicator::errors;
-
-  explicit Recording(Communicator communicator) : communicator_(std::move(communicator)) {}
-
-  std::vector<Index>& sizes() noexcept { return *sizes_; }
-
-  int rank() const noexcept { return communicator_.rank(); }
-  int size() const noexcept { return communicator_.size(); }
-  bool usable() const noexcept { return communicator_.usable(); }
-  frame acquire(Index words) { return communicator_.acquire(words); }
-  void start(frame& f, queue_type& queue) {
-    sizes_->push_back(f.size());
-    communicator_.start(f, queue);
-  }
-  bool poll(frame& f) noexcept { return communicator_.poll(f); }
-  void finish(frame& f, queue_type& queue) { communicator_.finish(f, queue); }
-  std::uint64_t next_ordinal() noexcept { return communicator_.next_ordinal(); }
-
- private:
-  Communicator communicator_;
-  std::shared_ptr<std::vector<Index>> sizes_ = std::make_shared<std::vector<Index>>();
-};
 
 // Microseconds: the median over repetitions, of this rank.
 template <class F>
@@ -75,15 +45,16 @@ template <class Communicator>
 void run(Communicator communicator) {
   const bool speaks = communicator.rank() == 0;
   for (const Index channels : {64, 512, 2048}) {
-    Recording<Communicator> recording(communicator);
-    syncbn::SyncBatchNorm<syncbn::CpuBackend<>, Recording<Communicator>> layer(channels, {}, recording);
+    using Recording = syncbn_test::RecordingCommunicator<Communicator>;
+    Recording recording(communicator);
+    syncbn::SyncBatchNorm<syncbn::CpuBackend<>, Recording> layer(channels, {}, recording);
     std::vector<float> values(static_cast<std::size_t>(2 * channels), 1);
     std::fill_n(values.begin(), channels, 0.0F);  // no channel needs a second sum
     const syncbn::TensorView<float> x(values.data(), {2, channels});
     const auto saved = layer.forward(x, x);
     std::vector<typename Communicator::frame> frames;
     Index words = 0;
-    for (const Index size : recording.sizes()) {
+    for (const Index size : recording.record().started) {
       frames.push_back(communicator.acquire(size));
       words += size;
     }
