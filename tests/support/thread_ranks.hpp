@@ -2,7 +2,9 @@
 
 #include <chrono>
 #include <cstddef>
+#include <optional>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <syncbn/backends/thread_communicator.hpp>
@@ -19,11 +21,15 @@ inline constexpr std::chrono::seconds rank_timeout{60};
 /// @throws what a rank threw first.
 template <class F>
 auto on_thread_ranks(int ranks, const F& f) {
-  std::vector<std::invoke_result_t<const F&, syncbn::ThreadCommunicator>> results(static_cast<std::size_t>(ranks));
+  using Result = std::invoke_result_t<const F&, syncbn::ThreadCommunicator>;
+  // An object for each rank: those of a std::vector<bool> share their words, and ranks would overwrite each other's.
+  std::vector<std::optional<Result>> of_ranks(static_cast<std::size_t>(ranks));
   syncbn::run_thread_ranks(ranks, [&](syncbn::ThreadCommunicator communicator) {
     communicator.set_timeout(rank_timeout);
-    results[static_cast<std::size_t>(communicator.rank())] = f(communicator);
+    of_ranks[static_cast<std::size_t>(communicator.rank())] = f(communicator);
   });
+  std::vector<Result> results;
+  for (auto& result : of_ranks) results.push_back(std::move(*result));
   return results;
 }
 
