@@ -9,17 +9,10 @@
 #include <syncbn/detail/agreement.hpp>
 #include <syncbn/detail/block_frames.hpp>
 #include <syncbn/detail/call.hpp>
+#include <syncbn/detail/named_group.hpp>
 #include <syncbn/detail/plan.hpp>
 
 namespace syncbn::inline v0 {
-
-namespace detail {
-/// Whether the group numbers the layers that are made with it.
-template <class C>
-concept numbers_layers = requires(C& c) {
-  { c.next_ordinal() } -> std::same_as<std::uint64_t>;
-};
-}  // namespace detail
 
 /// @brief One logical sum over the ranks at a time, of a constant number of words per channel.
 ///
@@ -48,21 +41,12 @@ class Exchange {
   /// @param communicator  the group. @param name  the layer's name, the same on every rank; empty: its number in the
   /// order in which layers were made with the group. @throws Error if the group has more than 24800 ranks.
   explicit Exchange(Communicator communicator, std::string name = {})
-      : communicator_(std::move(communicator)), name_(std::move(name)), has_own_name_(!name_.empty()) {
-    if (communicator_.size() > detail::most_ranks) {
-      throw Error("groups of more than " + std::to_string(detail::most_ranks) + " ranks are not possible");
-    }
-    if constexpr (detail::numbers_layers<Communicator>) {
-      const std::uint64_t ordinal = communicator_.next_ordinal();
-      if (!has_own_name_) name_ = std::string("#") + std::to_string(ordinal);
-    }
-    if (communicator_.size() > 1) acquire_header();
+      : group_(std::move(communicator), std::move(name)) {
+    if (group_.communicator.size() > 1) acquire_header();
   }
   /// @brief Same group, name and number of exchanges done; own frames. @param other  copied from.
   Exchange(const Exchange& other)
-      : communicator_(other.communicator_),
-        name_(other.name_),
-        has_own_name_(other.has_own_name_),
+      : group_(other.group_),
         sequence_(other.sequence_),
         waits_for_header_(other.waits_for_header_),
         most_blocks_(other.most_blocks_),
@@ -80,23 +64,20 @@ class Exchange {
   /// @tparam Other  may be another fabric.
   template <class Other>
   Exchange<Other> with(Other communicator) const {
-    Exchange<Other> result(std::move(communicator), has_own_name_ ? name_ : std::string());
+    Exchange<Other> result(std::move(communicator), group_.own_name());
     result.set_waits_for_header(waits_for_header_);
     result.set_most_blocks(most_blocks_);
     return result;
   }
 
   /// @brief The group. @return a handle that may be used between exchanges.
-  Communicator& communicator() noexcept { return communicator_; }
+  Communicator& communicator() noexcept { return group_.communicator; }
   /// @copydoc communicator()
-  const Communicator& communicator() const noexcept { return communicator_; }
+  const Communicator& communicator() const noexcept { return group_.communicator; }
   /// @brief The layer's name in messages and in the header. @return the name.
-  const std::string& name() const noexcept { return name_; }
+  const std::string& name() const noexcept { return group_.name(); }
   /// @brief Names the layer. @param name  the same on every rank.
-  void set_name(std::string name) {
-    name_ = std::move(name);
-    has_own_name_ = true;
-  }
+  void set_name(std::string name) { group_.set_name(std::move(name)); }
   /// @brief Exchanges completed. @return the same number on every rank, or the next exchange throws.
   std::uint64_t sequence() const noexcept { return sequence_; }
 
@@ -113,7 +94,7 @@ class Exchange {
 
   /// @brief Allocates the frames of the blocks that the next exchange will have. @param words  of the payload.
   /// @throws std::bad_alloc, before any communication.
-  void reserve(Index words) { frames_.reserve(communicator_, detail::plan_of(words, most_bytes_, most_blocks_)); }
+  void reserve(Index words) { frames_.reserve(communicator(), detail::plan_of(words, most_bytes_, most_blocks_)); }
 
   /// @brief Opens an exchange; its header leaves now if it travels alone. To be followed by start() and finish() of every
   /// block on every rank, whatever happens in between.
@@ -131,7 +112,7 @@ class Exchange {
     queue_ = &queue;
     started_ = landed_ = finished_ = 0;
     judged_ = false;
-    fingerprint_ = detail::fingerprint(call_, plan_.blocks(), name_, sequence_);
+    fingerprint_ = detail::fingerprint(call_, plan_.blocks(), name(), sequence_);
     if (header_.size() == 0) acquire_header();  // of a group of one rank, which may never need it
     // A rank that could not allocate tells the others by the header, where they wait for it.
     if (plan_.travels_alone() && !frames_.fit(plan_) && !(waits_for_header_ && failure.failed())) {
@@ -161,7 +142,7 @@ class Exchange {
     } else {
       detail::write_header(header_.data(), count_, failure_->failed(), by_blocks_, fingerprint_);
       if (!failure_->failed()) pack(header_.data() + detail::header::payload);
-      at_fabric([&] { communicator_.start(header_, *queue_); });
+      at_fabric([&] { communicator().start(header_, *queue_); });
     }
     ++started_;
   }
@@ -169,16 +150,16 @@ class Exchange {
   /// @brief Makes progress. @return true if start() would not wait.
   bool poll_start() noexcept {
     if (!plan_.travels_alone()) return true;
-    if (waits_for_header_ && !judged_ && !communicator_.poll(header_)) return false;
-    return has_room() || communicator_.poll(frames_[landed_]);
+    if (waits_for_header_ && !judged_ && !communicator().poll(header_)) return false;
+    return has_room() || communicator().poll(frames_[landed_]);
   }
 
   /// @brief Makes progress. @return true if finish() would not wait: the next block was started and is there, or none is left.
   bool poll() noexcept {
-    const bool has_header = judged_ || !plan_.travels_alone() || communicator_.poll(header_);
+    const bool has_header = judged_ || !plan_.travels_alone() || communicator().poll(header_);
     if (finished_ < landed_) return has_header;
     if (finished_ == started_) return finished_ == blocks();
-    return communicator_.poll(plan_.travels_alone() ? frames_[finished_] : header_) && has_header;
+    return communicator().poll(plan_.travels_alone() ? frames_[finished_] : header_) && has_header;
   }
 
   /// @brief Waits for the sums of the next block. @return its sums over all ranks; valid until the next exchange.
@@ -201,7 +182,7 @@ class Exchange {
   template <class Pack>
   const double* again(const Pack& pack, Index block = 0) {
     start_block(block, pack);
-    at_fabric([&] { communicator_.finish(frames_[block], *queue_); });
+    at_fabric([&] { communicator().finish(frames_[block], *queue_); });
     return sums_of(block);
   }
 
@@ -212,17 +193,17 @@ class Exchange {
   double total_count() const noexcept { return total_count_; }
 
  private:
-  void acquire_header() { header_ = communicator_.acquire(detail::header_frame_words); }
+  void acquire_header() { header_ = communicator().acquire(detail::header_frame_words); }
 
   void start_header() {
     detail::write_header(header_.data(), count_, failure_->failed(), by_blocks_, fingerprint_);
-    at_fabric([&] { communicator_.start(header_, *queue_); });
+    at_fabric([&] { communicator().start(header_, *queue_); });
   }
 
   void judge_header() {
-    at_fabric([&] { communicator_.finish(header_, *queue_); });
+    at_fabric([&] { communicator().finish(header_, *queue_); });
     const double* words = header_.data();
-    const int ranks = communicator_.size();
+    const int ranks = communicator().size();
     if (!detail::frame_is_whole(words[detail::header::leading], words[detail::header::trailing], ranks)) {
       throw_mixed_up();
     }
@@ -239,18 +220,18 @@ class Exchange {
 
   // Waits for the sums of the blocks up to this one.
   void land(Index block) {
-    for (; landed_ <= block; ++landed_) at_fabric([&] { communicator_.finish(frames_[landed_], *queue_); });
+    for (; landed_ <= block; ++landed_) at_fabric([&] { communicator().finish(frames_[landed_], *queue_); });
   }
 
   template <class Pack>
   void start_block(Index block, const Pack& pack) {
     frames_.write(block, failure_->failed(), pack);
-    at_fabric([&] { communicator_.start(frames_[block], *queue_); });
+    at_fabric([&] { communicator().start(frames_[block], *queue_); });
   }
 
   // Of a block that has landed.
   const double* sums_of(Index block) {
-    if (!frames_.is_whole(block, communicator_.size())) throw_mixed_up();
+    if (!frames_.is_whole(block, communicator().size())) throw_mixed_up();
     if (!frames_.has_failures(block)) return frames_.payload(block);
     if (finished_ < blocks()) bring_home();
     throw_together();
@@ -268,9 +249,9 @@ class Exchange {
   void complete() noexcept {
     ++sequence_;
     if (!by_blocks_) return;
-    const double elements = total_count_ * static_cast<double>(call_.channels) / communicator_.size();
+    const double elements = total_count_ * static_cast<double>(call_.channels) / communicator().size();
     most_bytes_ = std::max(most_bytes_, elements * static_cast<double>(size_of(call_.kind)));
-    frames_.prepare(communicator_, detail::plan_of(plan_.words, most_bytes_, most_blocks_));
+    frames_.prepare(communicator(), detail::plan_of(plan_.words, most_bytes_, most_blocks_));
   }
 
   [[noreturn]] void throw_mixed_up() {
@@ -285,12 +266,12 @@ class Exchange {
   [[noreturn]] void throw_together() {
     at_fabric([&] {
       detail::throw_together(
-          header_.data(), communicator_.rank(), communicator_.size(), fingerprint_, *failure_, name_,
+          header_.data(), communicator().rank(), communicator().size(), fingerprint_, *failure_, name(),
           [&] {
-            communicator_.start(header_, *queue_);
-            communicator_.finish(header_, *queue_);
+            communicator().start(header_, *queue_);
+            communicator().finish(header_, *queue_);
           },
-          [&] { return detail::describe(call_, blocks(), name_, sequence_); });
+          [&] { return detail::describe(call_, blocks(), name(), sequence_); });
     });
     throw Error("unreachable");
   }
@@ -304,14 +285,9 @@ class Exchange {
       throw CommunicatorError(where() + e.what());
     }
   }
-  std::string where() const {
-    return std::string(call_.operation) + " of layer '" + name_ + "', exchange " + std::to_string(sequence_) +
-           ", rank " + std::to_string(communicator_.rank()) + " of " + std::to_string(communicator_.size()) + ": ";
-  }
+  std::string where() const { return group_.where(call_.operation, sequence_); }
 
-  Communicator communicator_;
-  std::string name_;
-  bool has_own_name_ = false;
+  detail::NamedGroup<Communicator> group_;
   std::uint64_t sequence_ = 0;
   bool waits_for_header_ = true;
   Index most_blocks_ = detail::most_blocks;
