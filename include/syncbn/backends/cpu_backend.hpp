@@ -142,7 +142,7 @@ class CpuBackend {
     run_by_channels(pass, {0, x.extent(1)}, [&](ChannelRange range) {
       take(pass, range, moments);
       for (Index c = range.first; c < range.last; ++c) finish(c);
-      map.channels(range);
+      map.summed_channels(range);
     });
   }
 
@@ -165,7 +165,7 @@ class CpuBackend {
     run_by_channels(pass, {0, x.extent(1)}, [&](ChannelRange range) {
       take(pass, range, sums);
       for (Index c = range.first; c < range.last; ++c) finish(c);
-      map.channels(range);
+      map.summed_channels(range);
     });
   }
 

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include <syncbn/backends/detail/cpu_geometry.hpp>
+#include <syncbn/backends/executors.hpp>
 
 // Every decision that is taken for the sake of caches: what a task is, how results go to memory, what is asked for early.
 // They change the time of a pass, never its bits.
@@ -11,8 +13,11 @@ namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
 namespace cpu {
 
-// What the last cache keeps of a tensor.
-inline constexpr Index cached_bytes = Index{16} << 20;
+// Of one operand.
+template <class Storage, std::size_t Operands>
+Index bytes_of(const Geometry<Operands>& geometry) noexcept {
+  return geometry.channels * geometry.elements * static_cast<Index>(sizeof(Storage));
+}
 
 // Whether the kernels for neighbouring channels are the right ones.
 template <std::size_t Operands>
@@ -20,16 +25,27 @@ bool in_columns(const Geometry<Operands>& geometry) noexcept {
   return geometry.contiguous_channels() && !geometry.contiguous_runs();
 }
 
-// Channels of a slab where they are neighbours: many, so that rows are read as they lie in memory, where there are segments
-// enough to share; but few where the lines that one slab leaves out of a short row are still in a cache for the next.
+// Channels of a slab where they are neighbours: many, so that rows are read as they lie in memory; but fewer where threads
+// would have too few segments to share.
 template <class Storage>
 inline constexpr Index most_slab_channels = std::min<Index>(2048 / static_cast<Index>(sizeof(Storage)), 512);
-template <class Storage, std::size_t Operands>
-Index slab_channels(const Geometry<Operands>& geometry, const Grid& grid) noexcept {
+template <class Storage, class Executor>
+Index slab_channels(const Grid& grid) noexcept {
   constexpr Index enough = 4;
   constexpr Index few = 256 / static_cast<Index>(sizeof(Storage));
-  const bool short_rows = geometry.channels * static_cast<Index>(sizeof(Storage)) <= 1024;
-  return grid.segments < enough || (Operands == 1 && short_rows) ? few : most_slab_channels<Storage>;
+  const bool is_serial = std::is_same_v<Executor, SerialExecutor>;
+  return is_serial || grid.segments >= enough ? most_slab_channels<Storage> : few;
+}
+
+// Whether a pass over a tensor of this size asks for what it reads next: where the second cache cannot have all.
+inline bool asks_ahead(Index bytes) noexcept { return bytes >= Index{1} << 20; }
+
+// Rows of a tile, where channels are neighbours: with those that are asked for meanwhile, few enough for the pages that the
+// processor has at hand.
+inline constexpr Index most_tile_rows = 64;
+template <std::size_t Operands>
+Index tile_rows(bool asks_ahead) noexcept {
+  return asks_ahead ? most_tile_rows / static_cast<Index>(Operands) : most_tile_rows;
 }
 
 // Whether a task does all steps of whole channels: where there are enough of them to share, and no operand has elements of
@@ -45,8 +61,8 @@ bool by_channels(const Geometry<Operands>& geometry, const Grid& grid) noexcept 
   return !scattered && (geometry.channels >= enough || grid.segments == 1);
 }
 
-// How many: what a part of the second cache holds. More than one, since the pieces of memory that a task reads and
-// writes are the longer, where a channel has short ones.
+// Channels that are taken together: what a part of the second cache holds. More than one, since the pieces of memory that
+// are read and written are the longer, where a channel has short ones.
 inline constexpr Index most_channels_at_once = 32;
 template <class Storage>
 Index channels_at_once(const Grid& grid) noexcept {
@@ -55,15 +71,19 @@ Index channels_at_once(const Grid& grid) noexcept {
   return std::clamp<Index>(bytes_at_once / bytes, 1, most_channels_at_once);
 }
 
-// Runs of less than a page end before the processor has seen that they will go on, each in a page of its own. Where no cache
-// holds the tensor, what lies this many channels further in memory is asked for; 0: nothing.
+// Whether blocks of several channels are summed side by side rather than those of one: where it has too few, or where the
+// caches hold the tensor, so that it does not matter in which order it is read.
 template <class Storage, std::size_t Operands>
-Index channels_asked_for_early(const Geometry<Operands>& geometry) noexcept {
-  constexpr Index page = 4096;
-  constexpr Index bytes_early = 1024;
-  const Index run_bytes = geometry.run_length() * static_cast<Index>(sizeof(Storage));
-  const Index all_bytes = geometry.channels * geometry.elements * static_cast<Index>(sizeof(Storage));
-  return run_bytes < page && all_bytes > cached_bytes ? (bytes_early + run_bytes - 1) / run_bytes : 0;
+bool channels_side_by_side(const Geometry<Operands>& geometry, const Grid& grid, int blocks_at_once) noexcept {
+  constexpr Index cached_bytes = Index{4} << 20;
+  return grid.blocks < blocks_at_once * (bytes_of<Storage>(geometry) <= cached_bytes ? 4 : 1);
+}
+
+// The segment that is mapped by a task. One after the other, from the last to the first: what was summed last is in a cache.
+// Threads find what they have summed themselves.
+template <class Executor>
+Index segment_of(Index task, Index segments) noexcept {
+  return std::is_same_v<Executor, SerialExecutor> ? segments - 1 - task : task;
 }
 
 // Runs of less than this cannot be written past the caches one by one; several channels are put together.
@@ -72,18 +92,40 @@ bool has_short_runs(const Geometry<Operands>& geometry) noexcept {
   return geometry.run_length() * static_cast<Index>(sizeof(Storage)) < 2048;
 }
 
-// Where results are written. Past the caches is for outputs that are no inputs.
-enum class Store { cached, streamed };
+// A walk through memory asks for lines this far ahead of itself, into the second cache: the processor's own prefetchers
+// look less far ahead, and none beyond the end of a page.
+inline constexpr Index bytes_ahead_of_walk = 4096;
+// Blocks that are summed side by side are walks of their own, and short.
+inline constexpr Index bytes_ahead_of_block = 1024;
+
+// How an elementwise pass reaches memory.
+struct Access {
+  bool past_caches = false;  // for outputs that are no inputs
+  Index bytes_ahead = 0;     // where inputs are asked for; 0: nowhere
+};
 
 // Outputs that no cache keeps until they are read again go past them, but not those that are inputs, which the caches
 // have anyway. The last cache may hold more than this; but what is written into it drives out what others will read, which
 // a loop over one pass alone does not show.
 template <class Out, class... In>
-Store store_for(const Out& out, const In&... in) noexcept {
+Access access_to(const Out& out, const In&... in) noexcept {
   constexpr Index fewest_bytes = Index{4} << 20;
   const bool in_place = ((out.data() == in.data()) || ...);
   const Index bytes = out.size() * static_cast<Index>(sizeof(typename Out::value_type));
-  return in_place || bytes < fewest_bytes ? Store::cached : Store::streamed;
+  return {!in_place && bytes >= fewest_bytes, asks_ahead(bytes) ? bytes_ahead_of_walk : 0};
+}
+
+// How far ahead inputs are asked for by a pass over channels that were just summed. The caches have theirs; but those of the
+// channels that come next can be on their way while results are written, if there is room for both.
+template <class Storage, std::size_t Operands>
+Index bytes_to_next_channels(const Geometry<Operands>& geometry, const Grid& grid) noexcept {
+  constexpr Index fewest_bytes = Index{16} << 20;  // of a tensor
+  constexpr Index room = Index{640} << 10;
+  constexpr auto size = static_cast<Index>(sizeof(Storage));
+  constexpr auto inputs = static_cast<Index>(Operands - 1);
+  const Index at_once = channels_at_once<Storage>(grid);
+  const bool gains = bytes_of<Storage>(geometry) > fewest_bytes && at_once * geometry.elements * size * inputs <= room;
+  return gains && !has_short_runs<Storage>(geometry) ? at_once * geometry.channel_stride[0] * size : 0;
 }
 
 }  // namespace cpu

@@ -30,8 +30,7 @@ inline Index slabs_of(Index channels, Index slab_channels, bool dense_rows) noex
   return rest >= group_channels ? whole + 1 : whole;
 }
 
-inline constexpr Index tile_rows = 64;
-static_assert(tile_rows % lane_count == 0);
+static_assert(most_tile_rows % (2 * lane_count) == 0);
 
 // Sums that are in registers at a time, of each kind: of some lanes of those groups that share a line, so that a line is
 // read once, wherever rows of many channels alias in the caches.
@@ -64,6 +63,7 @@ struct Slab {
   std::array<const Storage*, Operands> data;
   std::array<const Storage*, Operands> end;  // beyond the last row, where channels are fewer than a group
   Index channels;
+  bool asks_ahead;
 
   Index groups() const noexcept { return (channels + group_channels - 1) / group_channels; }
   // The last group may lie over the one before: it computes the same for those channels.
@@ -89,28 +89,44 @@ struct Slab {
 
 // A tile's places: of each row in each operand.
 template <std::size_t Operands>
-using TileOffsets = std::array<Index, Operands>[tile_rows];
+using TileOffsets = std::array<Index, Operands>[most_tile_rows];
 
-// Asks for the lines of a tile that comes next, for one group's share of its rows.
+// Asks for the lines of a tile that comes next, in their order and one at a time: a walk down one tile reads as many lines
+// as the next one has, and all at once they would be too many to wait for.
 template <class Storage, std::size_t Operands>
-SYNCBN_ALWAYS_INLINE void prefetch_part(const Slab<Storage, Operands>& slab, const TileOffsets<Operands>& offset,
-                                        Index rows, Index group) noexcept {
-  const Index bytes = slab.channels * static_cast<Index>(sizeof(Storage));
-  if (bytes < 64) return;  // neighbouring rows share lines, which come by themselves
-  const Index end = std::min(rows, (group + 1) * tile_rows / slab.groups());
-  for (Index r = group * tile_rows / slab.groups(); r < end; ++r) {
-    for (std::size_t k = 0; k < Operands; ++k) {
-      const auto* row = static_cast<const char*>(static_cast<const void*>(slab.data[k] + offset[r][k]));
-      for (Index byte = 0; byte < bytes; byte += 64) prefetch(row + byte);
-    }
+class TileAhead {
+ public:
+  TileAhead(const Slab<Storage, Operands>& slab, const TileOffsets<Operands>& offset, Index rows) noexcept
+      : data_(slab.data),
+        offset_(&offset[0]),
+        bytes_(slab.channels * static_cast<Index>(sizeof(Storage))),
+        left_(slab.asks_ahead && bytes_ >= 64 ? rows : 0) {}  // shorter rows share lines, which come by themselves
+
+  SYNCBN_ALWAYS_INLINE void ask() noexcept {
+    if (left_ == 0) return;
+    for (std::size_t k = 0; k < Operands; ++k) prefetch_beyond(data_[k] + (*offset_)[k], byte_);
+    byte_ += 64;
+    if (byte_ < bytes_) return;
+    byte_ = 0;
+    ++offset_;
+    --left_;
   }
-}
+
+ private:
+  std::array<const Storage*, Operands> data_;
+  const std::array<Index, Operands>* offset_;
+  Index bytes_;
+  Index left_;  // rows
+  Index byte_ = 0;
+};
 
 // Calls values(group, pointers, first, second) for a tile of rows and `groups` groups from g on; it adds a row's part to the
 // two sums of its lane.
 template <int groups, class Storage, std::size_t Operands, class Values>
 SYNCBN_ALWAYS_INLINE void sum_tile(const Slab<Storage, Operands>& slab, const TileOffsets<Operands>& offset, Index rows,
-                                   Index g, GroupSums* sums, const Values& values) noexcept {
+                                   Index g, GroupSums* sums, TileAhead<Storage, Operands>& shared_ahead,
+                                   const Values& values) noexcept {
+  TileAhead<Storage, Operands> ahead = shared_ahead;  // in registers
   constexpr int lanes = chains / groups;
   Index channel[groups];
   unrolled<groups>([&](auto k) { channel[k] = slab.channel_of(g + k); });
@@ -130,8 +146,10 @@ SYNCBN_ALWAYS_INLINE void sum_tile(const Slab<Storage, Operands>& slab, const Ti
       });
     });
     for (Index r = from; r < whole; r += lane_count) {
-      unrolled<lanes>(
-          [&](auto lane) { unrolled<groups>([&](auto k) { add(r + lane, k, first[k][lane], second[k][lane]); }); });
+      unrolled<lanes>([&](auto lane) {
+        ahead.ask();
+        unrolled<groups>([&](auto k) { add(r + lane, k, first[k][lane], second[k][lane]); });
+      });
     }
     unrolled<groups>([&](auto k) {
       unrolled<lanes>([&](auto lane) {
@@ -143,31 +161,35 @@ SYNCBN_ALWAYS_INLINE void sum_tile(const Slab<Storage, Operands>& slab, const Ti
   for (Index r = whole; r < rows; ++r) {
     unrolled<groups>([&](auto k) { add(r, k, sums[g + k].first[r - whole], sums[g + k].second[r - whole]); });
   }
+  shared_ahead = ahead;
 }
 
-// The same for n rows from the cursor on and all groups. A tile's lines are asked for while the one before is summed.
+// The same for n rows from the cursor on and all groups. The lines of a tile are asked for while the one before is summed.
 template <class Storage, std::size_t Operands, class Values>
 void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Index n, GroupSums* sums,
               const Values& values) noexcept {
   TileOffsets<Operands> buffers[2];
   const auto walk = [&](Index count, TileOffsets<Operands>& offset) {
-    for (Index r = 0; r < count; ++r) {
-      for (std::size_t k = 0; k < Operands; ++k) offset[r][k] = cursor.offset(k);
-      cursor.advance(1);
+    for (Index r = 0; r < count;) {
+      const Index run = std::min(cursor.run(), count - r);
+      for (Index i = 0; i < run; ++i) {
+        for (std::size_t k = 0; k < Operands; ++k) offset[r + i][k] = cursor.offset(k) + i * cursor.stride(k);
+      }
+      cursor.advance(run);
+      r += run;
     }
   };
-  Index rows = std::min(n, tile_rows);
+  Index rows = std::min(n, tile_rows<Operands>(slab.asks_ahead));
   walk(rows, buffers[0]);
   for (Index done = 0, tile = 0; done < n; ++tile) {
     const TileOffsets<Operands>& offset = buffers[tile % 2];
     TileOffsets<Operands>& next = buffers[(tile + 1) % 2];
     done += rows;
-    const Index next_rows = std::min(n - done, tile_rows);
+    const Index next_rows = std::min(n - done, tile_rows<Operands>(slab.asks_ahead));
     walk(next_rows, next);
-    const auto some = [&]<int groups>(Index g, std::integral_constant<int, groups>) SYNCBN_INLINE_LAMBDA {
-      for (int k = 0; k < groups; ++k) prefetch_part(slab, next, next_rows, g + k);
-      sum_tile<groups>(slab, offset, rows, g, sums, values);
-    };
+    TileAhead<Storage, Operands> ahead(slab, next, next_rows);
+    const auto some = [&]<int groups>(Index g, std::integral_constant<int, groups>)
+                          SYNCBN_INLINE_LAMBDA { sum_tile<groups>(slab, offset, rows, g, sums, ahead, values); };
     constexpr int together = groups_of_line<Storage>;
     Index g = 0;
     for (; g + together <= slab.groups(); g += together) some(g, std::integral_constant<int, together>());

@@ -59,6 +59,7 @@ PropagateCoefficients<Packet<P>> packets(const PropagateCoefficients<P>*, const 
 template <class P, class Coefficients>
 class OneChannel {
  public:
+  using Held = OneChannel;
   explicit OneChannel(const Coefficients& k) noexcept
       : packets_(packets<P>(
             &k, [values = numbers(k)](std::size_t i) { return packet_math::pset1<Packet<P>>(values[i]); })) {}
@@ -73,6 +74,7 @@ class OneChannel {
 template <class P, class Coefficients>
 class NeighbouringChannels {
  public:
+  using Held = const NeighbouringChannels&;
   static constexpr Index most_entries = 1024;
 
   // channels * rows <= most_entries
@@ -80,13 +82,12 @@ class NeighbouringChannels {
   NeighbouringChannels(const CoefficientsOf& coefficients_of, Index first, Index channels, Index rows) noexcept {
     for (Index c = 0; c < channels; ++c) {
       const auto values = numbers(coefficients_of(first + c));
-      for (std::size_t i = 0; i < values.size(); ++i) {
-        for (Index e = c; e < channels * rows; e += channels) values_[i][e] = values[i];
-      }
+      for (std::size_t i = 0; i < values.size(); ++i) values_[i][c] = values[i];
     }
-    // The last packet of a run is read whole.
     for (auto& v : values_) {
-      for (Index e = channels * rows; e < channels * rows + packet_size<P>; ++e) v[e] = 0;
+      for (Index row = 1; row < rows; ++row) std::copy_n(v, channels, v + row * channels);
+      // The last packet of a run is read whole.
+      std::fill_n(v + channels * rows, packet_size<P>, P{0});
     }
   }
   auto at(Index entry) const noexcept {
@@ -137,35 +138,76 @@ void evaluate_few(const std::array<const Storage*, Inputs>& in, Storage* out, In
   std::memcpy(out, results, bytes);
 }
 
+// Whole packets of a run from element i on, as many as there are before element n. Returns where they end. Past the
+// caches only from aligned addresses on.
+template <class P, bool past_caches, class Storage, std::size_t Inputs, class Source>
+SYNCBN_ALWAYS_INLINE Index evaluate_packets(std::array<const Storage*, Inputs> in, Storage* out, Index i, Index n,
+                                            const Source& given, Index first, Index bytes_ahead) noexcept {
+  // In registers: for all that the compiler knows, results may be written over what is referred to.
+  const typename Source::Held source = given;
+  constexpr Index width = packet_size<P>;
+  constexpr Index line = std::max(width, 64 / static_cast<Index>(sizeof(Storage)));
+  const auto put = [&](Index j) SYNCBN_INLINE_LAMBDA {
+    const auto result = evaluate<P>(source.at(first + j), load<P>(in, j));
+    if constexpr (past_caches) {
+      stream_store(out + j, result);
+    } else {
+      store_packet<P>(out + j, result);
+    }
+  };
+  for (; i + line <= n; i += line) {
+    if (bytes_ahead > 0) {
+      for (std::size_t k = 0; k < Inputs; ++k) prefetch_beyond(in[k] + i, bytes_ahead);
+    }
+    for (Index j = i; j < i + line; j += width) put(j);
+  }
+  for (; i + width <= n; i += width) put(i);
+  return i;
+}
+
 // A run of neighbours; `first` is the index of in[.][0] for the coefficients.
 template <class P, class Storage, std::size_t Inputs, class Source>
 void evaluate_run(const std::array<const Storage*, Inputs>& in, Storage* out, Index n, const Source& source,
-                  Index first, Store store) noexcept {
+                  Index first, Access access) noexcept {
   constexpr Index width = packet_size<P>;
   if (n < width) return evaluate_few<P>(in, out, n, source, first);
   const auto at = [&](Index i) { return evaluate<P>(source.at(first + i), load<P>(in, i)); };
   // The last packet may lie over the one before. It is computed first: the output may be an input.
   const auto last = at(n - width);
   Index i = 0;
-  if (store == Store::streamed && streams<P>(out, n)) {
+  if (access.past_caches && streams<P>(out, n)) {
     if constexpr (std::is_same_v<P, Storage>) {
       const Index aligned = elements_to_alignment(out);
       if (aligned > 0) store_packet<P>(out, at(0));
-      for (i = aligned; i + width <= n; i += width) stream_store(out + i, at(i));
+      i = evaluate_packets<P, true>(in, out, aligned, n, source, first, access.bytes_ahead);
     }
   } else {
-    for (; i + width <= n; i += width) store_packet<P>(out + i, at(i));
+    i = evaluate_packets<P, false>(in, out, 0, n, source, first, access.bytes_ahead);
   }
   if (i < n) store_packet<P>(out + n - width, last);
+}
+
+// The same past the caches, for formats whose packets cannot be written so.
+template <class P, class Storage, std::size_t Inputs, class Source>
+void evaluate_in_lines(std::array<const Storage*, Inputs> in, Storage* out, Index n, const Source& source,
+                       LineWriter<Storage>& writer, Index bytes_ahead) noexcept {
+  writer.begin(out);
+  while (n > 0) {
+    const Index m = std::min(n, LineWriter<Storage>::most_elements);
+    evaluate_run<P>(in, writer.next(m), m, source, 0, {false, bytes_ahead});
+    for (auto& from : in) from += m;
+    n -= m;
+  }
+  writer.finish();
 }
 
 // A run of elements at any stride; the last pointer and stride are the output's.
 template <class P, class Storage, std::size_t Inputs, class Source>
 void map_run(const std::array<const Storage*, Inputs>& in, Storage* out, const std::array<Index, Inputs + 1>& stride,
-             Index n, const Source& source, Store store) noexcept {
+             Index n, const Source& source, Access access) noexcept {
   bool contiguous = true;
   for (const Index s : stride) contiguous = contiguous && s == 1;
-  if (contiguous) return evaluate_run<P>(in, out, n, source, 0, store);
+  if (contiguous) return evaluate_run<P>(in, out, n, source, 0, access);
   constexpr Index tile = 256;
   Storage buffer[Inputs][tile];
   Storage results[tile];
@@ -178,7 +220,7 @@ void map_run(const std::array<const Storage*, Inputs>& in, Storage* out, const s
         std::memcpy(buffer[k] + i, in[k] + (first + i) * stride[k], sizeof(Storage));
       }
     }
-    evaluate_run<P>(from, results, count, source, first, Store::cached);
+    evaluate_run<P>(from, results, count, source, first, {});
     for (Index i = 0; i < count; ++i) std::memcpy(out + (first + i) * stride[Inputs], results + i, sizeof(Storage));
   }
 }

@@ -113,6 +113,7 @@ class Cursor {
 
   Index offset(std::size_t operand) const noexcept { return offset_[operand]; }
   Index run() const noexcept { return geometry_->run_length() - index_[inner()]; }
+  Index stride(std::size_t operand) const noexcept { return geometry_->run_stride(operand); }
 
   // count <= run(). One past the last element of the channel, offsets mean nothing.
   void advance(Index count) noexcept {

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstddef>
 #include <memory>
+#include <numeric>
+#include <type_traits>
 
 #include <syncbn/backends/detail/cpu_evaluate.hpp>
 #include <syncbn/concepts.hpp>
@@ -14,122 +16,147 @@ namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
 namespace cpu {
 
-// Elements [first, last) of one channel.
+// How the runs of some channels are written.
+enum class Write {
+  packets,       // one by one
+  lines,         // put together in lines first, past the caches: 16-bit elements
+  joined_lines,  // the same for several runs, which are short and neighbours
+};
+template <class P, class Storage, std::size_t Operands>
+Write how_to_write(const Geometry<Operands>& geometry, const Storage* out, Access access) noexcept {
+  const Index n = geometry.run_length();
+  if (!access.past_caches || streams<P>(out, n)) return Write::packets;
+  if (!has_short_runs<Storage>(geometry)) return std::is_same_v<P, Storage> ? Write::packets : Write::lines;
+  return geometry.channel_stride[Operands - 1] == n ? Write::joined_lines : Write::packets;
+}
+
+// Elements [first, last) of some channels, at most most_channels_at_once, whose runs are contiguous: from run to run as they
+// lie in memory. Short runs are given whole.
 template <class P, std::size_t Inputs, class Storage, class CoefficientsOf>
-void map_rows(const Geometry<Inputs + 1>& geometry, const std::array<const Storage*, Inputs>& in, Storage* out,
-              Index channel, Index first, Index last, const CoefficientsOf& coefficients_of, Store store) noexcept {
-  using Coefficients = decltype(coefficients_of(Index{0}));
-  const OneChannel<P, Coefficients> source(coefficients_of(channel));
+void map_runs(const Geometry<Inputs + 1>& geometry, const std::array<const Storage*, Inputs>& in, Storage* out,
+              ChannelRange range, Index first, Index last, const CoefficientsOf& coefficients_of,
+              Access access) noexcept {
+  using Source = OneChannel<P, decltype(coefficients_of(Index{0}))>;
+  alignas(Source) std::byte memory[most_channels_at_once * sizeof(Source)];
+  Source* const sources = static_cast<Source*>(static_cast<void*>(memory));
+  for (Index c = range.first; c < range.last; ++c) std::construct_at(sources + (c - range.first), coefficients_of(c));
+  const Write how = how_to_write<P>(geometry, out + range.first * geometry.channel_stride[Inputs], access);
+  LineWriter<Storage> writer(out);
+  Cursor<Inputs + 1> cursor(geometry, first);
+  while (first < last) {
+    const Index n = std::min(cursor.run(), last - first);
+    const auto to = [&](Index c) { return out + c * geometry.channel_stride[Inputs] + cursor.offset(Inputs); };
+    if (how == Write::joined_lines) writer.begin(to(range.first));
+    for (Index c = range.first; c < range.last; ++c) {
+      std::array<const Storage*, Inputs> from;
+      for (std::size_t k = 0; k < Inputs; ++k) from[k] = in[k] + c * geometry.channel_stride[k] + cursor.offset(k);
+      const Source& source = sources[c - range.first];
+      if (how == Write::packets) {
+        evaluate_run<P>(from, to(c), n, source, 0, access);
+      } else if (how == Write::joined_lines) {
+        evaluate_run<P>(from, writer.next(n), n, source, 0, {false, access.bytes_ahead});
+      } else {
+        evaluate_in_lines<P>(from, to(c), n, source, writer, access.bytes_ahead);
+      }
+    }
+    if (how == Write::joined_lines) writer.finish();
+    cursor.advance(n);
+    first += n;
+  }
+  if (access.past_caches) end_streaming();
+}
+
+// Elements [first, last) of one channel, at any stride.
+template <class P, std::size_t Inputs, class Storage, class CoefficientsOf>
+void map_strided(const Geometry<Inputs + 1>& geometry, const std::array<const Storage*, Inputs>& in, Storage* out,
+                 Index channel, Index first, Index last, const CoefficientsOf& coefficients_of) noexcept {
+  const OneChannel<P, decltype(coefficients_of(Index{0}))> source(coefficients_of(channel));
   std::array<Index, Inputs + 1> stride;
   for (std::size_t k = 0; k <= Inputs; ++k) stride[k] = geometry.run_stride(k);
   Cursor<Inputs + 1> cursor(geometry, first);
   while (first < last) {
-    const Index count = cursor.run() < last - first ? cursor.run() : last - first;
+    const Index count = std::min(cursor.run(), last - first);
     std::array<const Storage*, Inputs> from;
     for (std::size_t k = 0; k < Inputs; ++k) {
       from[k] = in[k] + channel * geometry.channel_stride[k] + cursor.offset(k);
     }
     Storage* to = out + channel * geometry.channel_stride[Inputs] + cursor.offset(Inputs);
-    map_run<P>(from, to, stride, count, source, store);
+    map_run<P>(from, to, stride, count, source, {});
     cursor.advance(count);
     first += count;
   }
-  if (store == Store::streamed) end_streaming();
 }
 
-// All elements of some channels, which are neighbours in memory run by run and too short to be written past the caches one
-// by one.
-template <class P, std::size_t Inputs, class CoefficientsOf>
-void map_short_runs(const Geometry<Inputs + 1>& geometry, const std::array<const P*, Inputs>& in, P* out,
-                    ChannelRange range, const CoefficientsOf& coefficients_of) noexcept {
-  const auto [first, last] = range;
-  using Source = OneChannel<P, decltype(coefficients_of(Index{0}))>;
-  alignas(Source) std::byte memory[most_channels_at_once * sizeof(Source)];
-  Source* const sources = static_cast<Source*>(static_cast<void*>(memory));
-  for (Index c = first; c < last; ++c) std::construct_at(sources + (c - first), coefficients_of(c));
-  const Index n = geometry.run_length();
-  Cursor<Inputs + 1> cursor(geometry, 0);
-  for (Index done = 0; done < geometry.elements; done += n) {
-    LineWriter<P> writer(out + first * geometry.channel_stride[Inputs] + cursor.offset(Inputs));
-    for (Index c = first; c < last; ++c) {
-      std::array<const P*, Inputs> from;
-      for (std::size_t k = 0; k < Inputs; ++k) from[k] = in[k] + c * geometry.channel_stride[k] + cursor.offset(k);
-      evaluate_run<P>(from, writer.next(n), n, sources[c - first], 0, Store::cached);
-    }
-    writer.finish();
-    cursor.advance(n);
-  }
-  end_streaming();
-}
-
-// All elements of some channels, at most most_channels_at_once.
+// Elements [first, last) of some channels, at most most_channels_at_once.
 template <class P, std::size_t Inputs, class Storage, class CoefficientsOf>
 void map_channels(const Geometry<Inputs + 1>& geometry, const std::array<const Storage*, Inputs>& in, Storage* out,
-                  ChannelRange range, const CoefficientsOf& coefficients_of, Store store) noexcept {
-  if constexpr (std::is_same_v<P, Storage>) {
-    const Index n = geometry.run_length();
-    if (store == Store::streamed && geometry.contiguous_runs() && geometry.channel_stride[Inputs] == n &&
-        n <= LineWriter<P>::most_elements && !streams<P>(out + range.first * n, n)) {
-      return map_short_runs<P>(geometry, in, out, range, coefficients_of);
-    }
+                  ChannelRange range, Index first, Index last, const CoefficientsOf& coefficients_of,
+                  Access access) noexcept {
+  if (geometry.contiguous_runs()) {
+    map_runs<P>(geometry, in, out, range, first, last, coefficients_of, access);
+  } else {
+    for (Index c = range.first; c < range.last; ++c) map_strided<P>(geometry, in, out, c, first, last, coefficients_of);
   }
-  for (Index c = range.first; c < range.last; ++c) {
-    map_rows<P, Inputs>(geometry, in, out, c, Index{0}, geometry.elements, coefficients_of, store);
-  }
+}
+
+// How many rows are one run: as many as pay for writing their coefficients down, and whole lines if possible.
+template <class Storage>
+Index rows_of_run(Index channels, Index rows, Index most_entries) noexcept {
+  const Index most = std::max<Index>(1, std::min(most_entries / channels, rows / 8));
+  const Index unit = std::lcm(channels, 64 / static_cast<Index>(sizeof(Storage))) / channels;
+  return most < unit ? most : most / unit * unit;
 }
 
 // Elements [first, last) of all channels, where rows of neighbouring channels follow one another without gaps: several
 // rows are one run.
 template <class P, std::size_t Inputs, class Storage, class CoefficientsOf>
 void map_dense_columns(Index channels, const std::array<const Storage*, Inputs>& in, Storage* out, Index first,
-                       Index last, const CoefficientsOf& coefficients_of, Store store) noexcept {
+                       Index last, const CoefficientsOf& coefficients_of, Access access) noexcept {
   using Source = NeighbouringChannels<P, decltype(coefficients_of(Index{0}))>;
-  static_assert(Source::most_entries <= LineWriter<P>::most_elements);
-  const Index rows = std::min(Source::most_entries / channels, last - first);
+  static_assert(Source::most_entries <= LineWriter<Storage>::most_elements);
+  const Index rows = rows_of_run<Storage>(channels, last - first, Source::most_entries);
   const Source source(coefficients_of, 0, channels, rows);
-  const auto map_all = [&](const auto& place) {
+  const auto map_all = [&](const auto& place, Access how) {
     for (Index row = first; row < last; row += rows) {
       std::array<const Storage*, Inputs> from;
       for (std::size_t k = 0; k < Inputs; ++k) from[k] = in[k] + row * channels;
       const Index n = std::min(rows, last - row) * channels;
-      evaluate_run<P>(from, place(row, n), n, source, 0, store);
+      evaluate_run<P>(from, place(row, n), n, source, 0, how);
     }
   };
-  if constexpr (std::is_same_v<P, Storage>) {
-    if (store == Store::streamed && !streams<P>(out + first * channels, rows * channels)) {
-      LineWriter<P> writer(out + first * channels);
-      store = Store::cached;
-      map_all([&](Index, Index n) { return writer.next(n); });
-      writer.finish();
-      return end_streaming();
-    }
+  if (access.past_caches && !streams<P>(out + first * channels, rows * channels)) {
+    LineWriter<Storage> writer(out + first * channels);
+    map_all([&](Index, Index n) { return writer.next(n); }, {false, access.bytes_ahead});
+    writer.finish();
+  } else {
+    map_all([&](Index row, Index) { return out + row * channels; }, access);
   }
-  map_all([&](Index row, Index) { return out + row * channels; });
-  if (store == Store::streamed) end_streaming();
+  if (access.past_caches) end_streaming();
 }
 
 // Elements [first, last) of all channels, where channels are neighbours in memory.
 template <class P, std::size_t Inputs, class Storage, class CoefficientsOf>
 void map_columns(const Geometry<Inputs + 1>& geometry, const std::array<const Storage*, Inputs>& in, Storage* out,
-                 Index first, Index last, const CoefficientsOf& coefficients_of, Store store) noexcept {
+                 Index first, Index last, const CoefficientsOf& coefficients_of, Access access) noexcept {
   using Source = NeighbouringChannels<P, decltype(coefficients_of(Index{0}))>;
   if (geometry.dense_rows() && geometry.channels <= Source::most_entries) {
-    return map_dense_columns<P>(geometry.channels, in, out, first, last, coefficients_of, store);
+    return map_dense_columns<P>(geometry.channels, in, out, first, last, coefficients_of, access);
   }
   std::array<Index, Inputs + 1> stride;
   stride.fill(1);
   for (Index channel = 0; channel < geometry.channels; channel += Source::most_entries) {
     const Index count = std::min(geometry.channels - channel, Source::most_entries);
+    if (count < geometry.channels) access.bytes_ahead = 0;  // what follows is of other channels
     const Source source(coefficients_of, channel, count, 1);
     Cursor<Inputs + 1> cursor(geometry, first);
     for (Index element = first; element < last; ++element) {
       std::array<const Storage*, Inputs> from;
       for (std::size_t k = 0; k < Inputs; ++k) from[k] = in[k] + channel + cursor.offset(k);
-      map_run<P>(from, out + channel + cursor.offset(Inputs), stride, count, source, store);
+      map_run<P>(from, out + channel + cursor.offset(Inputs), stride, count, source, access);
       cursor.advance(1);
     }
   }
-  if (store == Store::streamed) end_streaming();
+  if (access.past_caches) end_streaming();
 }
 
 }  // namespace cpu

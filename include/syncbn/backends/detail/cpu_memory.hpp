@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include <syncbn/backends/detail/cpu_packet.hpp>
 
@@ -29,6 +30,23 @@ void stream_store(P* to, Packet<P> value) noexcept {
 }
 #endif
 
+// The same for a line of whatever elements, from an aligned address too.
+inline void stream_line(void* to, const void* from) noexcept {
+#if defined(EIGEN_VECTORIZE_AVX512)
+  _mm512_stream_si512(static_cast<__m512i*>(to), _mm512_load_si512(from));
+#elif defined(EIGEN_VECTORIZE_AVX)
+  for (int i = 0; i < 2; ++i) {
+    _mm256_stream_si256(static_cast<__m256i*>(to) + i, _mm256_load_si256(static_cast<const __m256i*>(from) + i));
+  }
+#elif defined(EIGEN_VECTORIZE_SSE2)
+  for (int i = 0; i < 4; ++i) {
+    _mm_stream_si128(static_cast<__m128i*>(to) + i, _mm_load_si128(static_cast<const __m128i*>(from) + i));
+  }
+#else
+  std::memcpy(to, from, 64);
+#endif
+}
+
 inline void end_streaming() noexcept {
 #if defined(EIGEN_VECTORIZE_SSE2)
   _mm_sfence();
@@ -44,6 +62,12 @@ SYNCBN_ALWAYS_INLINE void prefetch(const void* line) noexcept {
 #endif
 }
 
+// The same for the line that lies this far behind an element, in the tensor or not.
+template <class T>
+SYNCBN_ALWAYS_INLINE void prefetch_beyond(const T* element, Index bytes) noexcept {
+  prefetch(static_cast<const char*>(static_cast<const void*>(element)) + bytes);
+}
+
 // How many elements lie before the first address that stream_store() takes; more than a packet if there is none.
 template <class P>
 Index elements_to_alignment(const P* to) noexcept {
@@ -55,19 +79,23 @@ Index elements_to_alignment(const P* to) noexcept {
 
 // Writes elements one after the other past the caches, in whole lines, though they come in runs of any length: runs are
 // put together in a buffer first.
-template <class P>
+template <class T>
 class LineWriter {
  public:
   static constexpr Index most_elements = 1024;  // of a run
 
-  // From `out` on.
-  explicit LineWriter(P* out) noexcept
-      : line_(out - elements_into_line(out)), first_(elements_into_line(out)), filled_(first_) {}
+  explicit LineWriter(T* out) noexcept { begin(out); }
+
+  // What comes next goes to `out` and beyond.
+  void begin(T* out) noexcept {
+    first_ = filled_ = elements_into_line(out);
+    line_ = out - first_;
+  }
 
   // Where the next n elements are to be put. n <= most_elements
-  P* next(Index n) noexcept {
-    if (filled_ + n > capacity) flush();
-    P* const place = buffer_ + filled_;
+  T* next(Index n) noexcept {
+    if (filled_ >= enough) flush();
+    T* const place = buffer_ + filled_;
     filled_ += n;
     return place;
   }
@@ -75,15 +103,22 @@ class LineWriter {
   // Writes what is left.
   void finish() noexcept {
     flush();
-    for (Index i = first_; i < filled_; ++i) line_[i] = buffer_[i];
+    copy(first_, filled_);
   }
 
  private:
-  static constexpr Index per_line = 64 / static_cast<Index>(sizeof(P));
-  static constexpr Index capacity = 4 * most_elements;
+  static constexpr Index per_line = 64 / static_cast<Index>(sizeof(T));
+  // A few lines: while many are written, nothing would be read.
+  static constexpr Index enough = 8 * per_line;
+  static constexpr Index capacity = enough + most_elements;
 
-  static Index elements_into_line(const P* p) noexcept {
-    return static_cast<Index>(reinterpret_cast<std::uintptr_t>(p) % 64 / sizeof(P));
+  static Index elements_into_line(const T* p) noexcept {
+    return static_cast<Index>(reinterpret_cast<std::uintptr_t>(p) % 64 / sizeof(T));
+  }
+
+  // Elements of a line that is not whole. Bytes, since the memory may hold a foreign 16-bit type.
+  void copy(Index first, Index last) noexcept {
+    std::memcpy(line_ + first, buffer_ + first, static_cast<std::size_t>(last - first) * sizeof(T));
   }
 
   void flush() noexcept {
@@ -91,20 +126,18 @@ class LineWriter {
     if (whole == 0) return;
     // Of the very first line only a part is ours.
     const Index begin = first_ == 0 ? 0 : per_line;
-    for (Index i = first_; i < begin; ++i) line_[i] = buffer_[i];
-    for (Index i = begin; i < whole; i += packet_size<P>) {
-      stream_store(line_ + i, packet_math::pload<Packet<P>>(buffer_ + i));
-    }
-    for (Index i = whole; i < filled_; ++i) buffer_[i - whole] = buffer_[i];
+    if (begin > 0) copy(first_, begin);
+    for (Index i = begin; i < whole; i += per_line) stream_line(line_ + i, buffer_ + i);
+    std::memmove(buffer_, buffer_ + whole, static_cast<std::size_t>(filled_ - whole) * sizeof(T));
     line_ += whole;
     filled_ -= whole;
     first_ = 0;
   }
 
-  P* line_;       // where buffer_ goes
+  T* line_;       // where buffer_ goes
   Index first_;   // elements of buffer_ that are not ours
   Index filled_;  // of buffer_
-  alignas(64) P buffer_[capacity];
+  alignas(64) T buffer_[capacity];
 };
 
 }  // namespace cpu

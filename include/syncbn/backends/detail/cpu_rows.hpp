@@ -11,66 +11,84 @@ namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
 namespace cpu {
 
-// Of the segments [first, last) of a channel.
-template <class Storage>
-ChannelMoments moments_of_segments(const Storage* channel, const Geometry<1>& geometry, const Grid& grid, Index first,
-                                   Index last) noexcept {
-  return sum_segments<ChannelMoments>(grid, first, last, [&]<int count>(Index block, auto& out) {
-    using Walk = Blocks<count, Storage, 1>;
-    const auto place = [&](int k) { return typename Walk::Place{{channel}, grid.first_element(block + k)}; };
-    moments_of_blocks(Walk(geometry, grid.size_of(block), place), out);
-  });
+struct BlockOf {
+  Index channel;
+  Index block;
+};
+
+// The sum of the segments [first, last) of one channel, several blocks side by side.
+// sum_blocks(blocks, n, out) sums blocks of n elements each.
+template <class Sum, class SumBlocks>
+Sum sum_segments(const Grid& grid, Index channel, Index first, Index last, const SumBlocks& sum_blocks) noexcept {
+  Merger<Sum> merger(grid, first);
+  Index block = grid.first_block(first);
+  const Index end = grid.first_block(last);
+  const auto some = [&]<int count>(std::integral_constant<int, count>) {
+    // The last block of a channel may be smaller than the others.
+    while (block + count <= end && (count == 1 || grid.size_of(block + count - 1) == grid.size_of(block))) {
+      BlockOf blocks[count];
+      for (int k = 0; k < count; ++k) blocks[k] = {channel, block + k};
+      Sum out[count];
+      sum_blocks(blocks, grid.size_of(block), out);
+      for (int k = 0; k < count; ++k, ++block) merger.add(block, out[k]);
+    }
+  };
+  some(std::integral_constant<int, blocks_at_once>());
+  some(std::integral_constant<int, 1>());
+  return merger.total();
 }
 
-// Of whole channels: several side by side where a channel is one block.
-template <class Storage>
-void moments_of_channels(const Storage* data, const Geometry<1>& geometry, const Grid& grid, ChannelRange range,
-                         ChannelMoments* out) noexcept {
-  using Walk = Blocks<blocks_at_once, Storage, 1>;
-  const auto channel = [&](Index c) { return data + c * geometry.channel_stride[0]; };
+// Of whole channels, several of them side by side or one after the other.
+template <class Sum, class SumBlocks>
+void sum_channels(const Grid& grid, ChannelRange range, bool side_by_side, Sum* out,
+                  const SumBlocks& sum_blocks) noexcept {
   Index c = range.first;
-  for (; grid.blocks == 1 && c + blocks_at_once <= range.last; c += blocks_at_once) {
-    ChannelMoments sums[blocks_at_once];
-    const auto place = [&](int k) { return typename Walk::Place{{channel(c + k)}, 0}; };
-    moments_of_blocks(Walk(geometry, grid.elements, place), sums);
-    std::copy_n(sums, blocks_at_once, out + (c - range.first));
+  if constexpr (blocks_at_once > 1) {
+    for (; side_by_side && c + blocks_at_once <= range.last; c += blocks_at_once) {
+      std::array<Merger<Sum>, blocks_at_once> mergers = [&]<int... k>(std::integer_sequence<int, k...>) {
+        return std::array{(static_cast<void>(k), Merger<Sum>(grid, 0))...};
+      }(std::make_integer_sequence<int, blocks_at_once>());
+      for (Index block = 0; block < grid.blocks; ++block) {
+        BlockOf blocks[blocks_at_once];
+        for (int k = 0; k < blocks_at_once; ++k) blocks[k] = {c + k, block};
+        Sum sums[blocks_at_once];
+        sum_blocks(blocks, grid.size_of(block), sums);
+        for (std::size_t k = 0; k < mergers.size(); ++k) mergers[k].add(block, sums[k]);
+      }
+      for (const Merger<Sum>& merger : mergers) *out++ = merger.total();
+    }
   }
-  for (; c < range.last; ++c) out[c - range.first] = moments_of_segments(channel(c), geometry, grid, 0, grid.segments);
+  for (; c < range.last; ++c) *out++ = sum_segments<Sum>(grid, c, 0, grid.segments, sum_blocks);
 }
 
+// How several blocks of moments are summed.
 template <class Storage>
-TwoSums gradient_sums_of_segments(const Storage* dy_channel, const Storage* x_channel, const Geometry<2>& geometry,
-                                  const Grid& grid, Index first, Index last, double mean) noexcept {
-  return sum_segments<TwoSums>(grid, first, last, [&]<int count>(Index block, auto& out) {
+auto moments_summer(const Storage* data, const Geometry<1>& geometry, const Grid& grid) noexcept {
+  return [=, &geometry, &grid]<int count>(const BlockOf(&blocks)[count], Index n, ChannelMoments(&out)[count]) {
+    using Walk = Blocks<count, Storage, 1>;
+    const auto place = [&](int k) {
+      const Storage* channel = data + blocks[k].channel * geometry.channel_stride[0];
+      return typename Walk::Place{{channel}, grid.first_element(blocks[k].block)};
+    };
+    moments_of_blocks(Walk(geometry, n, place), out);
+  };
+}
+
+// The same for the sums of the gradient; data are dy and x.
+template <class Storage>
+auto gradient_summer(const std::array<const Storage*, 2>& data, const Geometry<2>& geometry, const Grid& grid,
+                     const double* mean) noexcept {
+  return [=, &geometry, &grid]<int count>(const BlockOf(&blocks)[count], Index n, TwoSums(&out)[count]) {
     using Walk = Blocks<count, Storage, 2>;
     const auto place = [&](int k) {
-      return typename Walk::Place{{dy_channel, x_channel}, grid.first_element(block + k)};
+      const Index c = blocks[k].channel;
+      return typename Walk::Place{{data[0] + c * geometry.channel_stride[0], data[1] + c * geometry.channel_stride[1]},
+                                  grid.first_element(blocks[k].block)};
     };
     double means[count];
-    std::fill_n(means, count, mean);
-    gradient_sums_of_blocks(Walk(geometry, grid.size_of(block), place), means, out);
-  });
-}
-
-template <class Storage>
-void gradient_sums_of_channels(const Storage* dy, const Storage* x, const Geometry<2>& geometry, const Grid& grid,
-                               ChannelRange range, const double* mean, TwoSums* out) noexcept {
-  using Walk = Blocks<blocks_at_once, Storage, 2>;
-  const auto dy_channel = [&](Index c) { return dy + c * geometry.channel_stride[0]; };
-  const auto x_channel = [&](Index c) { return x + c * geometry.channel_stride[1]; };
-  Index c = range.first;
-  for (; grid.blocks == 1 && c + blocks_at_once <= range.last; c += blocks_at_once) {
-    TwoSums sums[blocks_at_once];
-    double means[blocks_at_once];
-    std::copy_n(mean + c, blocks_at_once, means);
-    const auto place = [&](int k) { return typename Walk::Place{{dy_channel(c + k), x_channel(c + k)}, 0}; };
-    gradient_sums_of_blocks(Walk(geometry, grid.elements, place), means, sums);
-    std::copy_n(sums, blocks_at_once, out + (c - range.first));
-  }
-  for (; c < range.last; ++c) {
-    out[c - range.first] =
-        gradient_sums_of_segments(dy_channel(c), x_channel(c), geometry, grid, 0, grid.segments, mean[c]);
-  }
+    for (int k = 0; k < count; ++k) means[k] = mean[blocks[k].channel];
+    gradient_sums_of_blocks(Walk(geometry, n, place), means, out);
+  };
 }
 
 }  // namespace cpu

@@ -59,8 +59,6 @@ class Blocks {
   Blocks(const Geometry<Operands>& geometry, Index n, const PlaceOf& place) noexcept
       : n_(n),
         in_place_(geometry.contiguous_runs() && has_long_pieces(geometry, place)),
-        early_(in_place_ ? channels_asked_for_early<Storage>(geometry) : 0),
-        stride_(geometry.channel_stride),
         cursors_([&]<int... k>(std::integer_sequence<int, k...>) {
           return std::array<Cursor<Operands>, count>{Cursor<Operands>(geometry, place(k).first)...};
         }(std::make_integer_sequence<int, count>())) {
@@ -90,7 +88,6 @@ class Blocks {
           at[o][k] = in_place_ ? channels_[k][o] + cursors[k].offset(o) : gathered_[o][k];
         }
       }
-      if (early_ > 0) ask_early(at, m);
       visit(at, m, (n_ - left) % lane_count);
       left -= m;
       for (std::size_t k = 0; k < blocks && left > 0; ++k) cursors[k].advance(m);
@@ -109,21 +106,8 @@ class Blocks {
     return together || geometry.run_length() >= long_enough || geometry.run_length() % lane_count == 0;
   }
 
-  // Asks for what a later channel has where this piece lies in its own.
-  SYNCBN_ALWAYS_INLINE void ask_early(const Pointers& at, Index m) const noexcept {
-    for (std::size_t o = 0; o < Operands; ++o) {
-      const Index bytes_early = early_ * stride_[o] * static_cast<Index>(sizeof(Storage));
-      for (std::size_t k = 0; k < blocks; ++k) {
-        const auto* piece = static_cast<const char*>(static_cast<const void*>(at[o][k])) + bytes_early;
-        for (Index byte = 0; byte < m * static_cast<Index>(sizeof(Storage)); byte += 64) prefetch(piece + byte);
-      }
-    }
-  }
-
   Index n_;
   bool in_place_;
-  Index early_;
-  std::array<Index, Operands> stride_;
   std::array<Cursor<Operands>, count> cursors_;
   std::array<const Storage*, Operands> channels_[count];
   Pointers gathered_;
@@ -134,7 +118,9 @@ class Blocks {
 template <int count, class Storage, std::size_t Operands, class Visit>
 SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>& blocks,
                                          const double (&rest)[Operands][count], const Visit& visit) noexcept {
-  const auto piece = [&](const typename Blocks<count, Storage, Operands>::Pointers& at, Index m, Index lane) {
+  constexpr int line = 64 / static_cast<int>(sizeof(Storage));
+  const auto piece = [&](const typename Blocks<count, Storage, Operands>::Pointers& at, Index m,
+                         Index lane) SYNCBN_INLINE_LAMBDA {
     // Elements from i on, which belong to the lanes [first, last).
     const auto some = [&](Index i, Index first, Index last) SYNCBN_INLINE_LAMBDA {
       unrolled<count>([&](auto k) {
@@ -145,14 +131,25 @@ SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>&
     };
     const Index head = lane == 0 ? 0 : std::min(lane_count - lane, m);
     if (head > 0) some(0, lane, lane + head);
-    Index i = head;
-    for (; i + lane_count <= m; i += lane_count) {
+    const auto whole = [&](Index i) SYNCBN_INLINE_LAMBDA {
       unrolled<count>([&](auto k) {
         std::array<Lanes, Operands> lanes;
         for (std::size_t o = 0; o < Operands; ++o) lanes[o] = Lanes::load(at[o][k] + i);
         visit(k, lanes);
       });
+    };
+    const auto ask_ahead = [&](Index i) SYNCBN_INLINE_LAMBDA {
+      unrolled<count>([&](auto k) {
+        for (std::size_t o = 0; o < Operands; ++o) prefetch_beyond(at[o][k] + i, bytes_ahead_of_block);
+      });
+    };
+    Index i = head;
+    for (; i + line <= m; i += line) {
+      ask_ahead(i);
+      unrolled<line / lane_count>([&](auto part) SYNCBN_INLINE_LAMBDA { whole(i + part * lane_count); });
     }
+    if (i < m) ask_ahead(i);
+    for (; i + lane_count <= m; i += lane_count) whole(i);
     if (i < m) some(i, 0, m - i);
   };
   blocks.for_each_piece(piece);
@@ -171,13 +168,15 @@ void moments_of_blocks(const Blocks<count, Storage, 1>& blocks, ChannelMoments (
   };
   unrolled<count>(set_origin);
   if constexpr (refines_shift<Storage>) {
-    for_each_lanes(blocks, shift, [&](auto k, const std::array<Lanes, 1>& x) { sum[k] = sum[k] + (x[0] - origin[k]); });
+    for_each_lanes(blocks, shift, [&](auto k, const std::array<Lanes, 1>& x) SYNCBN_INLINE_LAMBDA {
+      sum[k] = sum[k] + (x[0] - origin[k]);
+    });
     unrolled<count>([&](auto k) { shift[0][k] = finite_or_zero(shift[0][k] + sum_of_lanes(sum[k]) / elements); });
     unrolled<count>(set_origin);
   }
   Lanes squares[count];
   unrolled<count>([&](auto k) { squares[k] = Lanes::all(0); });
-  for_each_lanes(blocks, shift, [&](auto k, const std::array<Lanes, 1>& x) {
+  for_each_lanes(blocks, shift, [&](auto k, const std::array<Lanes, 1>& x) SYNCBN_INLINE_LAMBDA {
     const Lanes d = x[0] - origin[k];
     sum[k] = sum[k] + d;
     squares[k] = multiply_add(d, d, squares[k]);
@@ -211,41 +210,36 @@ void gradient_sums_of_blocks(const Blocks<count, Storage, 2>& blocks, const doub
     origin[k] = Lanes::all(mean[k]);
     sum[k] = centred[k] = Lanes::all(0);
   });
-  for_each_lanes(blocks, rest, [&](auto k, const std::array<Lanes, 2>& lanes) {
+  for_each_lanes(blocks, rest, [&](auto k, const std::array<Lanes, 2>& lanes) SYNCBN_INLINE_LAMBDA {
     sum[k] = sum[k] + lanes[0];
     centred[k] = multiply_add(lanes[0], lanes[1] - origin[k], centred[k]);
   });
   unrolled<count>([&](auto k) { out[k] = {sum_of_lanes(sum[k]), centred_sum(sum_of_lanes(centred[k]), mean[k])}; });
 }
 
-// Merges the sums of the segments [first, last) of one channel, blocks in order into segments, segments in order.
-// sum_blocks.operator()<count>(block, out) sums `count` blocks of equal size from `block` on.
-template <class Sum, class SumBlocks>
-Sum sum_segments(const Grid& grid, Index first, Index last, const SumBlocks& sum_blocks) noexcept {
-  Sum total;
-  Sum segment;
-  Index current = first;
-  Index block = grid.first_block(first);
-  const Index end = grid.first_block(last);
-  const auto some = [&]<int count>(std::integral_constant<int, count>) {
-    Sum out[count];
-    // The last block of a channel may be smaller than the others.
-    while (block + count <= end && (count == 1 || grid.size_of(block + count - 1) == grid.size_of(block))) {
-      sum_blocks.template operator()<count>(block, out);
-      for (int k = 0; k < count; ++k, ++block) {
-        if (block == grid.first_block(current + 1)) {
-          total = merge(total, segment);
-          segment = {};
-          ++current;
-        }
-        segment = merge(segment, out[k]);
-      }
+// Merges the sums of one channel's blocks, which come in order, into segments, and those in order.
+template <class Sum>
+class Merger {
+ public:
+  // From a segment on.
+  Merger(const Grid& grid, Index segment) noexcept : grid_(grid), current_(segment) {}
+
+  void add(Index block, const Sum& sum) noexcept {
+    if (block == grid_.first_block(current_ + 1)) {
+      total_ = merge(total_, segment_);
+      segment_ = {};
+      ++current_;
     }
-  };
-  some(std::integral_constant<int, blocks_at_once>());
-  some(std::integral_constant<int, 1>());
-  return merge(total, segment);
-}
+    segment_ = merge(segment_, sum);
+  }
+  Sum total() const noexcept { return merge(total_, segment_); }
+
+ private:
+  const Grid& grid_;
+  Index current_;
+  Sum total_;
+  Sum segment_;
+};
 
 }  // namespace cpu
 }  // namespace SYNCBN_CPU_ISA

@@ -6,6 +6,7 @@
 
 #include <syncbn/backends/detail/cpu_blocking.hpp>
 #include <syncbn/backends/detail/cpu_columns.hpp>
+#include <syncbn/backends/detail/cpu_few_columns.hpp>
 #include <syncbn/backends/detail/cpu_map.hpp>
 #include <syncbn/backends/detail/cpu_rows.hpp>
 #include <syncbn/concepts.hpp>
@@ -27,19 +28,28 @@ struct MomentsPass {
   explicit MomentsPass(TensorView<const Storage> x) noexcept
       : geometry(x), grid(geometry.elements), data(x.data()), end(x.data() + x.size()) {}
 
-  void channels(ChannelRange range, Sum* out) const noexcept { moments_of_channels(data, geometry, grid, range, out); }
+  void channels(ChannelRange range, Sum* out) const noexcept {
+    sum_channels(grid, range, channels_side_by_side<Storage>(geometry, grid, blocks_at_once), out, summer());
+  }
   Sum row(Index channel, Index segment) const noexcept {
-    return moments_of_segments(data + channel * geometry.channel_stride[0], geometry, grid, segment, segment + 1);
+    return sum_segments<Sum>(grid, channel, segment, segment + 1, summer());
   }
   void columns(ChannelRange range, Index block, Sum* out) const noexcept {
-    const Slab<Storage, 1> slab{{data + range.first}, {end}, range.size()};
-    moments_of_columns(slab, Cursor<1>(geometry, grid.first_element(block)), grid.size_of(block), out);
+    const Slab<Storage, 1> slab{{data + range.first}, {end}, range.size(), asks_ahead(bytes_of<Storage>(geometry))};
+    const Cursor<1> cursor(geometry, grid.first_element(block));
+    const Index n = grid.size_of(block);
+    if (!with_few_columns(geometry, [&](auto few) { moments_of_few_columns<few()>(slab, cursor, n, out); })) {
+      moments_of_columns(slab, cursor, n, out);
+    }
   }
 
   Geometry<1> geometry;
   Grid grid;
   const Storage* data;
   const Storage* end;
+
+ private:
+  auto summer() const noexcept { return moments_summer(data, geometry, grid); }
 };
 
 // The sums of the gradient.
@@ -56,17 +66,21 @@ struct GradientPass {
         mean(mean_of_x) {}
 
   void channels(ChannelRange range, Sum* out) const noexcept {
-    gradient_sums_of_channels(data[0], data[1], geometry, grid, range, mean, out);
+    sum_channels(grid, range, channels_side_by_side<Storage>(geometry, grid, blocks_at_once), out, summer());
   }
   Sum row(Index channel, Index segment) const noexcept {
-    return gradient_sums_of_segments(data[0] + channel * geometry.channel_stride[0],
-                                     data[1] + channel * geometry.channel_stride[1], geometry, grid, segment,
-                                     segment + 1, mean[channel]);
+    return sum_segments<Sum>(grid, channel, segment, segment + 1, summer());
   }
   void columns(ChannelRange range, Index block, Sum* out) const noexcept {
-    const Slab<Storage, 2> slab{{data[0] + range.first, data[1] + range.first}, end, range.size()};
-    gradient_sums_of_columns(slab, Cursor<2>(geometry, grid.first_element(block)), grid.size_of(block),
-                             mean + range.first, out);
+    const Slab<Storage, 2> slab{
+        {data[0] + range.first, data[1] + range.first}, end, range.size(), asks_ahead(bytes_of<Storage>(geometry))};
+    const Cursor<2> cursor(geometry, grid.first_element(block));
+    const Index n = grid.size_of(block);
+    const double* const means = mean + range.first;
+    if (!with_few_columns(geometry,
+                          [&](auto few) { gradient_sums_of_few_columns<few()>(slab, cursor, n, means, out); })) {
+      gradient_sums_of_columns(slab, cursor, n, means, out);
+    }
   }
 
   Geometry<2> geometry;
@@ -74,6 +88,9 @@ struct GradientPass {
   std::array<const Storage*, 2> data;
   std::array<const Storage*, 2> end;
   const double* mean;
+
+ private:
+  auto summer() const noexcept { return gradient_summer(data, geometry, grid, mean); }
 };
 
 // out = coefficients_of(channel)(in...), elementwise.
@@ -88,16 +105,24 @@ struct MapPass {
         in{from.data()...},
         out(to.data()),
         coefficients_of(coefficients),
-        store(store_for(to, from...)) {}
+        access(access_to(to, from...)) {}
 
   void channels(ChannelRange range) const noexcept {
-    map_channels<P, Inputs>(geometry, in, out, range, coefficients_of, store);
+    map_channels<P, Inputs>(geometry, in, out, range, 0, grid.elements, coefficients_of, access);
   }
-  void row(Index channel, Index segment) const noexcept {
-    map_rows<P, Inputs>(geometry, in, out, channel, first(segment), first(segment + 1), coefficients_of, store);
+  // Of channels that were just summed.
+  void summed_channels(ChannelRange range) const noexcept {
+    const Access how{access.past_caches, bytes_to_next_channels<Storage>(geometry, grid)};
+    map_channels<P, Inputs>(geometry, in, out, range, 0, grid.elements, coefficients_of, how);
+  }
+  // A segment, but of whole runs where they are short.
+  void rows(ChannelRange range, Index segment) const noexcept {
+    const Index unit = has_short_runs<Storage>(geometry) ? geometry.run_length() : 1;
+    const auto begin = [&](Index s) { return first(s) / unit * unit; };
+    map_channels<P, Inputs>(geometry, in, out, range, begin(segment), begin(segment + 1), coefficients_of, access);
   }
   void columns(Index segment) const noexcept {
-    map_columns<P, Inputs>(geometry, in, out, first(segment), first(segment + 1), coefficients_of, store);
+    map_columns<P, Inputs>(geometry, in, out, first(segment), first(segment + 1), coefficients_of, access);
   }
 
   Geometry<Inputs + 1> geometry;
@@ -105,7 +130,7 @@ struct MapPass {
   std::array<const Storage*, Inputs> in;
   Storage* out;
   const CoefficientsOf& coefficients_of;
-  Store store;
+  Access access;
 
  private:
   Index first(Index segment) const noexcept { return grid.first_element(grid.first_block(segment)); }
@@ -140,7 +165,7 @@ void sum_all(const Executor& executor, const Pass& pass, std::vector<typename Pa
   }
   sums.resize(static_cast<std::size_t>(channels * grid.segments));
   Sum* const partial = sums.data();
-  const Index width = slab_channels<Storage>(pass.geometry, grid);
+  const Index width = slab_channels<Storage, Executor>(grid);
   const Index slabs = in_columns(pass.geometry) ? slabs_of(channels, width, pass.geometry.dense_rows()) : 0;
   if (slabs == 0) {
     executor.run(channels * grid.segments,
@@ -169,16 +194,18 @@ void sum_all(const Executor& executor, const Pass& pass, std::vector<typename Pa
 
 template <class Executor, class Pass>
 void map_all(const Executor& executor, const Pass& pass) {
-  using Storage = typename Pass::Element;
   const Grid& grid = pass.grid;
   const Index channels = pass.geometry.channels;
   if (grid.elements == 0 || channels == 0) return;
   if (in_columns(pass.geometry)) {
-    executor.run(grid.segments, [&](Index segment) { pass.columns(segment); });
-  } else if (by_channels(pass.geometry, grid) && has_short_runs<Storage>(pass.geometry)) {
-    run_by_channels<Storage>(executor, grid, {0, channels}, [&](ChannelRange range) { pass.channels(range); });
+    executor.run(grid.segments, [&](Index task) { pass.columns(segment_of<Executor>(task, grid.segments)); });
   } else {
-    executor.run(channels * grid.segments, [&](Index task) { pass.row(task / grid.segments, task % grid.segments); });
+    const Index groups = (channels + most_channels_at_once - 1) / most_channels_at_once;
+    executor.run(groups * grid.segments, [&](Index task) {
+      const Index first = task / grid.segments * most_channels_at_once;
+      const ChannelRange range{first, std::min(first + most_channels_at_once, channels)};
+      pass.rows(range, segment_of<Executor>(task % grid.segments, grid.segments));
+    });
   }
 }
 

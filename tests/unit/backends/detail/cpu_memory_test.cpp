@@ -1,6 +1,7 @@
 #include <syncbn/backends/detail/cpu_memory.hpp>
 
 #include <algorithm>
+#include <cstdint>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -9,8 +10,9 @@ using syncbn::Index;
 using syncbn::cpu::LineWriter;
 
 TEMPLATE_TEST_CASE("runs of any length arrive in order, and nothing beside them is touched", "[cpu_memory]", float,
-                   double) {
+                   double, std::uint16_t) {
   constexpr Index per_line = 64 / static_cast<Index>(sizeof(TestType));
+  constexpr auto marker = static_cast<TestType>(-1);
   const std::vector<std::vector<Index>> kinds{{},
                                               {0},
                                               {1},
@@ -30,7 +32,7 @@ TEMPLATE_TEST_CASE("runs of any length arrive in order, and nothing beside them 
       for (const Index n : runs) size += n;
       CAPTURE(runs, offset);
       // Aligned to lines, whatever the allocator does.
-      std::vector<TestType> memory(static_cast<std::size_t>(size + 4 * per_line), TestType{-1});
+      std::vector<TestType> memory(static_cast<std::size_t>(size + 4 * per_line), marker);
       TestType* const begin = memory.data();
       const Index to_line = (64 - static_cast<Index>(reinterpret_cast<std::uintptr_t>(begin) % 64)) % 64 /
                             static_cast<Index>(sizeof(TestType));
@@ -46,7 +48,7 @@ TEMPLATE_TEST_CASE("runs of any length arrive in order, and nothing beside them 
       bool right = true;
       for (Index i = 0; i < size; ++i) right = right && out[i] == static_cast<TestType>(i);
       CHECK(right);
-      CHECK(std::count(memory.begin(), memory.end(), TestType{-1}) == 4 * per_line);
+      CHECK(std::count(memory.begin(), memory.end(), marker) == 4 * per_line);
     }
   }
 }
