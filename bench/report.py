@@ -35,19 +35,21 @@ class Case:
         peers = [self.ratio[p] for p in ("onednn", "torch") if p in self.ratio]
         return min(peers) if peers else None
 
-    def limit(self):
+    def limit(self, asks_ahead=False):
         """Time of the least traffic by time of ours; None where it was not measured."""
         kind = "triad" if self.passing == "backward" else "copy"
         if kind + ".cached" not in self.ratio or self.variant == "in_place":
             return None  # a copy of memory to itself moves nothing
-        move = min(self.ratio[kind + ".cached"], self.ratio[kind + ".streamed"])
+        ways = (".cached", ".streamed", ".ahead") if asks_ahead else (".cached", ".streamed")
+        move = min(self.ratio[kind + way] for way in ways)
+        read = min(self.ratio["read" + way] for way in (("", ".ahead") if asks_ahead else ("",)))
         if self.passing == "inference":
             return move
         channels = self.extents[1]
         in_rows = self.layout == "NHWC" or len(self.extents) == 2
         resident = self.bytes <= CACHE_BYTES if in_rows else self.bytes / channels <= L2_BYTES
         inputs = 2 if self.passing == "backward" else 1
-        return move if resident else move + inputs * self.ratio["read"]
+        return move if resident else move + inputs * read
 
 
 def geometric_mean(values):
@@ -65,8 +67,8 @@ def markdown(cases, context):
         "",
         "Geometric means over tensors of more than 64 KB; below 1 x limit would be faster than the memory:",
         "",
-        "| pass | format | layout | threads | variant | cases | faster peer | least | oneDNN blocked | time / limit (over 16 MB) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| pass | format | layout | threads | variant | cases | faster peer | least | oneDNN blocked | time / limit (over 16 MB) | asking ahead |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     groups = {}
     for c in cases:
@@ -74,12 +76,13 @@ def markdown(cases, context):
             groups.setdefault((c.passing, c.format, c.layout, c.threads, c.variant), []).append(c)
     for key, group in groups.items():
         peers = [c.peer() for c in group if c.peer()]
-        limits = [1 / c.limit() for c in group if c.limit() and c.bytes > CACHE_BYTES]
+        large = [c for c in group if c.limit() and c.bytes > CACHE_BYTES]
         lines.append(
             "| " + " | ".join(str(k) or "-" for k in key)
             + f" | {len(group)} | {text(geometric_mean(peers))} | {text(min(peers, default=None))}"
             + f" | {text(geometric_mean([c.ratio.get('onednn.blocked') for c in group]))}"
-            + f" | {text(geometric_mean(limits))} |")
+            + f" | {text(geometric_mean([1 / c.limit() for c in large]))}"
+            + f" | {text(geometric_mean([1 / c.limit(asks_ahead=True) for c in large]))} |")
     lines += [
         "",
         "| case | us | oneDNN | oneDNN blocked | LibTorch | AVX2 | SSE2 | time / limit |",
