@@ -25,18 +25,6 @@ bool in_columns(const Geometry<Operands>& geometry) noexcept {
   return geometry.contiguous_channels() && !geometry.contiguous_runs();
 }
 
-// Channels of a slab where they are neighbours: many, so that rows are read as they lie in memory; but fewer where threads
-// would have too few segments to share.
-template <class Storage>
-inline constexpr Index most_slab_channels = std::min<Index>(2048 / static_cast<Index>(sizeof(Storage)), 512);
-template <class Storage, class Executor>
-Index slab_channels(const Grid& grid) noexcept {
-  constexpr Index enough = 4;
-  constexpr Index few = 256 / static_cast<Index>(sizeof(Storage));
-  const bool is_serial = std::is_same_v<Executor, SerialExecutor>;
-  return is_serial || grid.segments >= enough ? most_slab_channels<Storage> : few;
-}
-
 // Whether a pass over a tensor of this size asks for what it reads next: where the second cache cannot have all.
 inline bool asks_ahead(Index bytes) noexcept { return bytes >= Index{1} << 20; }
 
@@ -46,6 +34,19 @@ inline constexpr Index most_tile_rows = 64;
 template <std::size_t Operands>
 Index tile_rows(bool asks_ahead) noexcept {
   return asks_ahead ? most_tile_rows / static_cast<Index>(Operands) : most_tile_rows;
+}
+
+// Channels of a slab where they are neighbours: many, so that rows are read as they lie in memory; but fewer where rows are
+// so few that their sums are more than they, and where threads would have too few segments to share.
+template <class Storage>
+inline constexpr Index most_slab_channels = std::min<Index>(2048 / static_cast<Index>(sizeof(Storage)), 512);
+template <class Storage, class Executor>
+Index slab_channels(const Grid& grid) noexcept {
+  constexpr Index enough = 4;
+  constexpr Index few = 256 / static_cast<Index>(sizeof(Storage));
+  const bool is_serial = std::is_same_v<Executor, SerialExecutor>;
+  const bool many_rows = grid.elements >= most_tile_rows;
+  return many_rows && (is_serial || grid.segments >= enough) ? most_slab_channels<Storage> : few;
 }
 
 // Whether a task does all steps of whole channels: where there are enough of them to share, and no operand has elements of

@@ -21,8 +21,6 @@ inline constexpr int group_channels = packet_size<double>;  // a packet of neigh
 // rows without gaps.
 template <class Storage>
 inline constexpr Index most_groups = most_slab_channels<Storage> / group_channels + 1;
-template <class Storage>
-inline constexpr Index most_channels = most_groups<Storage> * group_channels;
 inline Index slabs_of(Index channels, Index slab_channels, bool dense_rows) noexcept {
   if (channels < group_channels) return dense_rows ? 1 : 0;
   const Index rest = channels % slab_channels;
@@ -198,9 +196,19 @@ void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Inde
   }
 }
 
-// The moments of a block of n rows, one for each channel of the slab.
-template <class Storage>
-void moments_of_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, Index n, ChannelMoments* out) noexcept {
+// Calls f(channel of the slab, group, number within the group) once for each channel.
+template <class Storage, std::size_t Operands, class F>
+void for_each_channel(const Slab<Storage, Operands>& slab, const F& f) noexcept {
+  for (Index channel = 0, g = 0; g < slab.groups(); ++g) {
+    for (; channel < slab.channels && channel < slab.channel_of(g) + group_channels; ++channel) {
+      f(channel, g, channel - slab.channel_of(g));
+    }
+  }
+}
+
+// The moments of a block of n rows: put(channel of the slab, moments) for each channel.
+template <class Storage, class Put>
+void moments_of_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, Index n, const Put& put) noexcept {
   GroupSums sums[most_groups<Storage>];
   ChannelPacket origin[most_groups<Storage>];
   double shift[most_groups<Storage>][group_channels];
@@ -231,21 +239,21 @@ void moments_of_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, I
              first = packet_math::padd(first, d);
              second = packet_math::pmadd(d, d, second);
            });
+  double sum[most_groups<Storage>][group_channels];
+  double squares[most_groups<Storage>][group_channels];
   for (Index g = 0; g < slab.groups(); ++g) {
-    double sum[group_channels];
-    double squares[group_channels];
-    packet_math::pstoreu(sum, sum_of_group(sums[g].first));
-    packet_math::pstoreu(squares, sum_of_group(sums[g].second));
-    for (int c = 0; c < group_channels && c < slab.channels; ++c) {
-      out[slab.channel_of(g) + c] = moments_about(shift[g][c], elements, sum[c], squares[c]);
-    }
+    packet_math::pstoreu(sum[g], sum_of_group(sums[g].first));
+    packet_math::pstoreu(squares[g], sum_of_group(sums[g].second));
   }
+  for_each_channel(slab, [&](Index channel, Index g, Index c) {
+    put(channel, moments_about(shift[g][c], elements, sum[g][c], squares[g][c]));
+  });
 }
 
 // The sums of the gradient over a block of n rows; operand 0 is dy, 1 is x.
-template <class Storage>
+template <class Storage, class Put>
 void gradient_sums_of_columns(const Slab<Storage, 2>& slab, const Cursor<2>& cursor, Index n, const double* mean,
-                              TwoSums* out) noexcept {
+                              const Put& put) noexcept {
   GroupSums sums[most_groups<Storage>];
   ChannelPacket origin[most_groups<Storage>];
   for (Index g = 0; g < slab.groups(); ++g) {
@@ -258,16 +266,15 @@ void gradient_sums_of_columns(const Slab<Storage, 2>& slab, const Cursor<2>& cur
              first = packet_math::padd(first, dy);
              second = packet_math::pmadd(dy, packet_math::psub(slab.load(1, at[1]), origin[g]), second);
            });
+  double sum[most_groups<Storage>][group_channels];
+  double centred[most_groups<Storage>][group_channels];
   for (Index g = 0; g < slab.groups(); ++g) {
-    double sum[group_channels];
-    double centred[group_channels];
-    packet_math::pstoreu(sum, sum_of_group(sums[g].first));
-    packet_math::pstoreu(centred, sum_of_group(sums[g].second));
-    for (int c = 0; c < group_channels && c < slab.channels; ++c) {
-      const Index channel = slab.channel_of(g) + c;
-      out[channel] = {sum[c], centred_sum(centred[c], mean[channel])};
-    }
+    packet_math::pstoreu(sum[g], sum_of_group(sums[g].first));
+    packet_math::pstoreu(centred[g], sum_of_group(sums[g].second));
   }
+  for_each_channel(slab, [&](Index channel, Index g, Index c) {
+    put(channel, TwoSums{sum[g][c], centred_sum(centred[g][c], mean[channel])});
+  });
 }
 
 }  // namespace cpu

@@ -80,9 +80,8 @@ SYNCBN_ALWAYS_INLINE void for_each_eight_rows(const Slab<Storage, Operands>& sla
   });
 }
 
-template <int channels, class Storage>
-void moments_of_few_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, Index n,
-                            ChannelMoments* out) noexcept {
+template <int channels, class Storage, class Put>
+void moments_of_few_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, Index n, const Put& put) noexcept {
   using Rows = EightRows<channels>;
   const auto elements = static_cast<double>(n);
   double shift[1][channels];
@@ -111,13 +110,13 @@ void moments_of_few_columns(const Slab<Storage, 1>& slab, const Cursor<1>& curso
   double total_squares[channels];
   sum.sums(total);
   squares.sums(total_squares);
-  for (int c = 0; c < channels; ++c) out[c] = moments_about(shift[0][c], elements, total[c], total_squares[c]);
+  for (int c = 0; c < channels; ++c) put(c, moments_about(shift[0][c], elements, total[c], total_squares[c]));
 }
 
 // Operand 0 is dy, 1 is x.
-template <int channels, class Storage>
+template <int channels, class Storage, class Put>
 void gradient_sums_of_few_columns(const Slab<Storage, 2>& slab, const Cursor<2>& cursor, Index n, const double* mean,
-                                  TwoSums* out) noexcept {
+                                  const Put& put) noexcept {
   using Rows = EightRows<channels>;
   double rest[2][channels];
   for (int c = 0; c < channels; ++c) {
@@ -136,7 +135,7 @@ void gradient_sums_of_few_columns(const Slab<Storage, 2>& slab, const Cursor<2>&
   double centred_sums[channels];
   sum.sums(sums);
   centred.sums(centred_sums);
-  for (int c = 0; c < channels; ++c) out[c] = {sums[c], centred_sum(centred_sums[c], mean[c])};
+  for (int c = 0; c < channels; ++c) put(c, TwoSums{sums[c], centred_sum(centred_sums[c], mean[c])});
 }
 
 // Calls f with the number of channels as a constant. Returns false, if these functions are not for such a tensor.

@@ -34,12 +34,13 @@ struct MomentsPass {
   Sum row(Index channel, Index segment) const noexcept {
     return sum_segments<Sum>(grid, channel, segment, segment + 1, summer());
   }
-  void columns(ChannelRange range, Index block, Sum* out) const noexcept {
+  template <class Put>
+  void columns(ChannelRange range, Index block, const Put& put) const noexcept {
     const Slab<Storage, 1> slab{{data + range.first}, {end}, range.size(), asks_ahead(bytes_of<Storage>(geometry))};
     const Cursor<1> cursor(geometry, grid.first_element(block));
     const Index n = grid.size_of(block);
-    if (!with_few_columns(geometry, [&](auto few) { moments_of_few_columns<few()>(slab, cursor, n, out); })) {
-      moments_of_columns(slab, cursor, n, out);
+    if (!with_few_columns(geometry, [&](auto few) { moments_of_few_columns<few()>(slab, cursor, n, put); })) {
+      moments_of_columns(slab, cursor, n, put);
     }
   }
 
@@ -71,15 +72,16 @@ struct GradientPass {
   Sum row(Index channel, Index segment) const noexcept {
     return sum_segments<Sum>(grid, channel, segment, segment + 1, summer());
   }
-  void columns(ChannelRange range, Index block, Sum* out) const noexcept {
+  template <class Put>
+  void columns(ChannelRange range, Index block, const Put& put) const noexcept {
     const Slab<Storage, 2> slab{
         {data[0] + range.first, data[1] + range.first}, end, range.size(), asks_ahead(bytes_of<Storage>(geometry))};
     const Cursor<2> cursor(geometry, grid.first_element(block));
     const Index n = grid.size_of(block);
     const double* const means = mean + range.first;
     if (!with_few_columns(geometry,
-                          [&](auto few) { gradient_sums_of_few_columns<few()>(slab, cursor, n, means, out); })) {
-      gradient_sums_of_columns(slab, cursor, n, means, out);
+                          [&](auto few) { gradient_sums_of_few_columns<few()>(slab, cursor, n, means, put); })) {
+      gradient_sums_of_columns(slab, cursor, n, means, put);
     }
   }
 
@@ -175,13 +177,12 @@ void sum_all(const Executor& executor, const Pass& pass, std::vector<typename Pa
       const Index segment = task / slabs;
       const Index first = task % slabs * width;
       const ChannelRange range{first, task % slabs == slabs - 1 ? channels : first + width};
-      Sum block[most_channels<Storage>];
-      for (Index b = grid.first_block(segment); b < grid.first_block(segment + 1); ++b) {
-        pass.columns(range, b, block);
-        for (Index c = range.first; c < range.last; ++c) {
-          Sum& sum = partial[c * grid.segments + segment];
-          sum = b == grid.first_block(segment) ? block[c - first] : merge(sum, block[c - first]);
-        }
+      const Index first_block = grid.first_block(segment);
+      for (Index b = first_block; b < grid.first_block(segment + 1); ++b) {
+        pass.columns(range, b, [&](Index c, const Sum& of_block) {
+          Sum& sum = partial[(range.first + c) * grid.segments + segment];
+          sum = b == first_block ? of_block : merge(sum, of_block);
+        });
       }
     });
   }
