@@ -67,8 +67,8 @@ def markdown(cases, context):
         "",
         "Geometric means over tensors of more than 64 KB; below 1 x limit would be faster than the memory:",
         "",
-        "| pass | format | layout | threads | variant | cases | faster peer | least | oneDNN blocked | time / limit (over 16 MB) | asking ahead |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| pass | format | layout | threads | variant | cases | faster peer | least | oneDNN blocked | copy first | time / limit (over 16 MB) | asking ahead |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     groups = {}
     for c in cases:
@@ -81,6 +81,7 @@ def markdown(cases, context):
             "| " + " | ".join(str(k) or "-" for k in key)
             + f" | {len(group)} | {text(geometric_mean(peers))} | {text(min(peers, default=None))}"
             + f" | {text(geometric_mean([c.ratio.get('onednn.blocked') for c in group]))}"
+            + f" | {text(geometric_mean([c.ratio.get(c.ours + '.copied') for c in group]))}"
             + f" | {text(geometric_mean([1 / c.limit() for c in large]))}"
             + f" | {text(geometric_mean([1 / c.limit(asks_ahead=True) for c in large]))} |")
     lines += [

@@ -31,12 +31,17 @@ struct Case {
   int threads = 1;
   bool affine = true;
   bool in_place = false;
+  bool sliced = false;  ///< the inputs are parts of larger tensors: of rows that are 8 longer
 
   Index elements() const;
   Index channels() const { return extents[1]; }
   std::size_t bytes() const { return static_cast<std::size_t>(elements()) * bytes_of(format); }
   /// @brief Strides in elements, of the layout.
   std::vector<Index> strides() const;
+  /// @brief The same of the inputs.
+  std::vector<Index> input_strides() const;
+  /// @brief What the inputs are parts of.
+  std::vector<Index> input_extents() const;
   /// @brief For example "forward/f32/NCHW/32x64x56x56/t1".
   std::string text() const;
 };
@@ -59,10 +64,10 @@ struct Contender {
   std::function<Run(const Case&, const Buffers&)> make;
 };
 
-// Ours, built for an instruction set each.
-Contender syncbn_sse2();
-Contender syncbn_avx2();
-Contender syncbn_avx512();
+// Ours, built for an instruction set each; or, of slices, a copy and then ours.
+Contender syncbn_sse2(bool copies_first = false);
+Contender syncbn_avx2(bool copies_first = false);
+Contender syncbn_avx512(bool copies_first = false);
 std::vector<Contender> contenders_onednn();
 std::vector<Contender> contenders_torch();
 std::vector<Contender> limits();

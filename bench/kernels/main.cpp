@@ -26,16 +26,37 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+Index product(const std::vector<Index>& extents) {
+  return std::accumulate(extents.begin(), extents.end(), Index{1}, std::multiplies<>());
+}
+
+// Of a tensor that has no gaps.
+std::vector<Index> dense_strides(const std::vector<Index>& extents, Layout layout) {
+  std::vector<Index> result(extents.size());
+  Index stride = 1;
+  if (layout == Layout::channels_last) {
+    result[1] = 1;
+    stride = extents[1];
+  }
+  for (std::size_t d = extents.size(); d-- > 0;) {
+    if (layout == Layout::channels_last && d == 1) continue;
+    result[d] = stride;
+    stride *= extents[d];
+  }
+  return result;
+}
+
 // Memory of all cases: as large as the largest, for each tensor.
 class Arena {
  public:
   Buffers buffers(const Case& c) {
     Buffers b;
-    b.x = tensor(0, c.bytes());
-    b.dy = tensor(1, c.bytes());
+    const Index inputs = product(c.input_extents());
+    b.x = tensor(0, static_cast<std::size_t>(inputs) * bytes_of(c.format));
+    b.dy = tensor(1, static_cast<std::size_t>(inputs) * bytes_of(c.format));
     b.y = c.in_place ? (c.pass == Pass::backward ? b.dy : b.x) : tensor(2, c.bytes());
-    fill(c, b.x, 1.0);
-    fill(c, b.dy, 0.0);
+    fill(c.format, inputs, b.x, 1.0);
+    fill(c.format, inputs, b.dy, 0.0);
     for (Index k = 0; k < c.channels(); ++k) {
       b.weight.push_back(1.0F + 0.01F * static_cast<float>(k % 7));
       b.bias.push_back(0.1F * static_cast<float>(k % 5));
@@ -60,20 +81,20 @@ class Arena {
   }
 
   // Values between `offset` - 1 and `offset` + 1.
-  static void fill(const Case& c, std::byte* to, double offset) {
+  static void fill(Format format, Index elements, std::byte* to, double offset) {
     std::uint64_t state = 88172645463325252U;
-    for (Index i = 0; i < c.elements(); ++i) {
+    for (Index i = 0; i < elements; ++i) {
       state ^= state << 13U;
       state ^= state >> 7U;
       state ^= state << 17U;
       const double value = offset + static_cast<double>(state >> 11U) * 0x1p-52 - 1;
-      const auto at = static_cast<std::size_t>(i) * bytes_of(c.format);
+      const auto at = static_cast<std::size_t>(i) * bytes_of(format);
       const float single = static_cast<float>(value);
       std::uint32_t bits;
       std::memcpy(&bits, &single, sizeof bits);
       const auto upper = static_cast<std::uint16_t>(bits >> 16U);
       const _Float16 half = static_cast<_Float16>(single);
-      switch (c.format) {
+      switch (format) {
         case Format::f32:
           std::memcpy(to + at, &single, sizeof single);
           break;
@@ -167,6 +188,7 @@ std::vector<Contender> all_contenders() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) add({syncbn_avx512()});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add({syncbn_avx2()});
   add({syncbn_sse2()});
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) add({syncbn_avx512(true)});
 #if BENCH_ONEDNN
   add(contenders_onednn());
 #endif
@@ -192,27 +214,21 @@ std::size_t bytes_of(Format format) {
   return bytes[static_cast<std::size_t>(format)];
 }
 
-Index Case::elements() const { return std::accumulate(extents.begin(), extents.end(), Index{1}, std::multiplies<>()); }
-std::vector<Index> Case::strides() const {
-  std::vector<Index> result(extents.size());
-  Index stride = 1;
-  if (layout == Layout::channels_last) {
-    result[1] = 1;
-    stride = extents[1];
-  }
-  for (std::size_t d = extents.size(); d-- > 0;) {
-    if (layout == Layout::channels_last && d == 1) continue;
-    result[d] = stride;
-    stride *= extents[d];
-  }
+Index Case::elements() const { return product(extents); }
+std::vector<Index> Case::strides() const { return dense_strides(extents, layout); }
+std::vector<Index> Case::input_extents() const {
+  std::vector<Index> result = extents;
+  if (sliced) result.back() += 8;
   return result;
 }
+std::vector<Index> Case::input_strides() const { return dense_strides(input_extents(), layout); }
 std::string Case::text() const {
   std::string result = std::string(name(pass)) + "/" + name(format) + "/" + name(layout) + "/";
   for (std::size_t d = 0; d < extents.size(); ++d) result += (d == 0 ? "" : "x") + std::to_string(extents[d]);
   result += "/t" + std::to_string(threads);
   if (!affine) result += "/plain";
   if (in_place) result += "/in_place";
+  if (sliced) result += "/sliced";
   return result;
 }
 

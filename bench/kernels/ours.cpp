@@ -1,5 +1,6 @@
 // Compiled once for each instruction set, with BENCH_ISA as its name.
 
+#include <cstring>
 #include <memory>
 
 #include <syncbn/backends/cpu_backend.hpp>
@@ -15,8 +16,7 @@ template <class T, class P, class Executor>
 Run make_for(const Case& c, const Buffers& buffers) {
   using Backend = syncbn::CpuBackend<P, Executor>;
   using Layer = syncbn::BatchNorm<syncbn::any_dims, Backend>;
-  const std::vector<Index> strides = c.strides();
-  const auto view = [&]<class U>(std::byte* data, U*) {
+  const auto view = [&]<class U>(std::byte* data, const std::vector<Index>& strides, U*) {
     return syncbn::TensorView<U>(static_cast<U*>(static_cast<void*>(data)), c.extents, strides);
   };
   auto layer = std::make_shared<Layer>(c.channels(), syncbn::BatchNormOptions{.affine = c.affine});
@@ -25,9 +25,9 @@ Run make_for(const Case& c, const Buffers& buffers) {
     layer->weight()[k] = static_cast<P>(buffers.weight[static_cast<std::size_t>(k)]);
     layer->bias()[k] = static_cast<P>(buffers.bias[static_cast<std::size_t>(k)]);
   }
-  const syncbn::TensorView<const T> x = view(buffers.x, static_cast<T*>(nullptr));
-  const syncbn::TensorView<const T> dy = view(buffers.dy, static_cast<T*>(nullptr));
-  const syncbn::TensorView<T> y = view(buffers.y, static_cast<T*>(nullptr));
+  const syncbn::TensorView<const T> x = view(buffers.x, c.input_strides(), static_cast<T*>(nullptr));
+  const syncbn::TensorView<const T> dy = view(buffers.dy, c.input_strides(), static_cast<T*>(nullptr));
+  const syncbn::TensorView<T> y = view(buffers.y, c.strides(), static_cast<T*>(nullptr));
   switch (c.pass) {
     case Pass::forward:
       return [=] { layer->forward(x, y, *saved); };
@@ -46,24 +46,59 @@ Run make_with_threads(const Case& c, const Buffers& buffers) {
   return make_for<T, P, syncbn::OpenMpExecutor>(c, buffers);
 }
 
+Run make(const Case& c, const Buffers& buffers) {
+  switch (c.format) {
+    case Format::f32:
+      return make_with_threads<float, float>(c, buffers);
+    case Format::f64:
+      return make_with_threads<double, double>(c, buffers);
+    case Format::bf16:
+      return make_with_threads<syncbn::BFloat16, float>(c, buffers);
+    case Format::f16:
+      return make_with_threads<syncbn::Float16, float>(c, buffers);
+  }
+  return {};
+}
+
+// A case whose inputs are slices, as users do it whose library takes no strides.
+Run make_with_copies(const Case& c, const Buffers& buffers) {
+  if (!c.sliced) return {};
+  struct Copies {
+    std::vector<std::byte> x, dy;
+    Buffers buffers;
+  };
+  auto copies = std::make_shared<Copies>();
+  copies->buffers = buffers;
+  copies->x.resize(c.bytes());
+  copies->dy.resize(c.bytes());
+  copies->buffers.x = copies->x.data();
+  copies->buffers.dy = copies->dy.data();
+  Case dense = c;
+  dense.sliced = false;
+  const Run run = make(dense, copies->buffers);
+  // Rows of the last dimension, with their channels where those are neighbours.
+  const bool has_channels = c.layout == Layout::channels_last && c.extents.size() > 2;
+  const auto unit = static_cast<std::size_t>(has_channels ? c.channels() : 1) * bytes_of(c.format);
+  const std::size_t row = static_cast<std::size_t>(c.extents.back()) * unit;
+  const std::size_t pitch = static_cast<std::size_t>(c.input_extents().back()) * unit;
+  const auto copy = [=](const std::byte* from, std::vector<std::byte>& to) {
+    for (std::size_t r = 0; r * row < to.size(); ++r) std::memcpy(to.data() + r * row, from + r * pitch, row);
+  };
+  const bool backward = c.pass == Pass::backward;
+  return [=, x = buffers.x, dy = buffers.dy] {
+    copy(x, copies->x);
+    if (backward) copy(dy, copies->dy);
+    run();
+  };
+}
+
 }  // namespace
 
-Contender BENCH_ISA() {
+Contender BENCH_ISA(bool copies_first) {
 #define BENCH_TEXT_OF(x) #x
 #define BENCH_TEXT(x) BENCH_TEXT_OF(x)
-  return {BENCH_TEXT(BENCH_ISA), [](const Case& c, const Buffers& buffers) -> Run {
-            switch (c.format) {
-              case Format::f32:
-                return make_with_threads<float, float>(c, buffers);
-              case Format::f64:
-                return make_with_threads<double, double>(c, buffers);
-              case Format::bf16:
-                return make_with_threads<syncbn::BFloat16, float>(c, buffers);
-              case Format::f16:
-                return make_with_threads<syncbn::Float16, float>(c, buffers);
-            }
-            return {};
-          }};
+  if (copies_first) return {BENCH_TEXT(BENCH_ISA) ".copied", make_with_copies};
+  return {BENCH_TEXT(BENCH_ISA), make};
 }
 
 }  // namespace bench

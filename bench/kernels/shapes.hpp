@@ -76,6 +76,7 @@ inline std::vector<Case> cases(bool full) {
   }
   add(full, [](Case& c) { c.affine = false; });
   add(full, [](Case& c) { c.in_place = true; });
+  add(full, [](Case& c) { c.sliced = true; });
   return result;
 }
 

@@ -32,14 +32,14 @@ struct Problem {
 Run make(const Case& c, const Buffers& buffers) {
   const at::InferenceMode inference_mode;
   auto p = std::make_shared<Problem>();
-  const auto tensor = [&](std::byte* data) {
-    return at::from_blob(data, c.extents, c.strides(), at::TensorOptions().dtype(type_of(c.format)));
+  const auto tensor = [&](std::byte* data, const std::vector<Index>& strides) {
+    return at::from_blob(data, c.extents, strides, at::TensorOptions().dtype(type_of(c.format)));
   };
   // Parameters of 16-bit tensors are float, as ours are; those of f64 tensors double.
   const auto parameters = at::TensorOptions().dtype(c.format == Format::f64 ? at::kDouble : at::kFloat);
-  p->x = tensor(buffers.x);
-  p->dy = tensor(buffers.dy);
-  p->y = tensor(buffers.y);
+  p->x = tensor(buffers.x, c.input_strides());
+  p->dy = tensor(buffers.dy, c.input_strides());
+  p->y = tensor(buffers.y, c.strides());
   if (c.affine) {
     p->weight = at::tensor(buffers.weight).to(parameters);
     p->bias = at::tensor(buffers.bias).to(parameters);
