@@ -58,17 +58,15 @@ void pipeline(Exchange<Communicator>& exchange, Pace pace, const Accumulate& acc
     const bool may_send = exchange.started() < accumulated;
     const bool may_receive = exchange.finished() < exchange.started();
     const Index ahead = accumulated - exchange.finished();
-    if (may_send && exchange.poll_start()) {
+    const bool sends = may_send && exchange.poll_start();
+    const bool receives = !sends && may_receive && exchange.poll();
+    const bool waits = accumulated == exchange.blocks() && !sends && !receives;  // nothing else is left to do
+    if (sends || (waits && may_send)) {
       send();
-    } else if (may_receive && exchange.poll()) {
+    } else if (receives || waits) {
       receive();
-    } else if (accumulated < exchange.blocks()) {
-      if (may_receive && pace.is_far_ahead(ahead) && pace.await(exchange)) continue;
+    } else if (!(may_receive && pace.is_far_ahead(ahead) && pace.await(exchange))) {
       accumulate(channels_of(exchange, accumulated++));
-    } else if (may_send) {
-      send();
-    } else {
-      receive();
     }
   }
 }
