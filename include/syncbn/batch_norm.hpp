@@ -253,30 +253,41 @@ class BatchNorm : public BatchNormState<Backend> {
       if (synchronized) global_sums_.reset(channels());
     });
     if (synchronized) {
-      if constexpr (wants_dx) {
-        begin(input, "backward", false, gains_from_blocks(backend_, gradient, input, output), failure);
-        propagate_together(exchange_, backend_, gradient, input, saved.statistics, local_sums_, global_sums_,
-                           coefficients_, weight(), output, failure);
-      } else {
-        begin(input, "backward", false, false, failure);
-        failure.capture([&] { accumulate(backend_, gradient, input, saved.statistics, local_sums_); });
-        start_exchange(exchange_, backend_, local_sums_);
-        finish_exchange(exchange_, backend_, global_sums_);
-      }
+      backward_together(gradient, input, saved, output, failure);
     } else {
       failure.rethrow();
-      if constexpr (!wants_dx) {
-        accumulate(backend_, gradient, input, saved.statistics, local_sums_);
-      } else if (saved.batch_statistics) {
-        propagate_alone(backend_, gradient, input, saved.statistics, local_sums_, coefficients_, weight(), output);
-      } else {
-        accumulate(backend_, gradient, input, saved.statistics, local_sums_);
-        propagate(backend_, gradient, saved.statistics, weight(), output);
-      }
+      backward_alone(gradient, input, saved, output);
     }
     add_parameter_gradients(backend_, local_sums_, saved.statistics,
                             flags_.weight_requires_grad ? weight_grad() : ParameterView(),
                             flags_.bias_requires_grad ? bias_grad() : ParameterView());
+  }
+
+  // Output is NoGradient where dx is not wanted.
+  template <class Gradient, class Input, class Output>
+  void backward_together(const Gradient& dy, const Input& x, const Saved& saved, const Output& dx,
+                         RankFailure& failure) {
+    if constexpr (no_gradient_type<Output>) {
+      begin(x, "backward", false, false, failure);
+      failure.capture([&] { accumulate(backend_, dy, x, saved.statistics, local_sums_); });
+      start_exchange(exchange_, backend_, local_sums_);
+      finish_exchange(exchange_, backend_, global_sums_);
+    } else {
+      begin(x, "backward", false, gains_from_blocks(backend_, dy, x, dx), failure);
+      propagate_together(exchange_, backend_, dy, x, saved.statistics, local_sums_, global_sums_, coefficients_,
+                         weight(), dx, failure);
+    }
+  }
+
+  template <class Gradient, class Input, class Output>
+  void backward_alone(const Gradient& dy, const Input& x, const Saved& saved, const Output& dx) {
+    if constexpr (!no_gradient_type<Output>) {
+      if (saved.batch_statistics) {
+        return propagate_alone(backend_, dy, x, saved.statistics, local_sums_, coefficients_, weight(), dx);
+      }
+    }
+    accumulate(backend_, dy, x, saved.statistics, local_sums_);
+    if constexpr (!no_gradient_type<Output>) propagate(backend_, dy, saved.statistics, weight(), dx);
   }
 
   template <class Input>

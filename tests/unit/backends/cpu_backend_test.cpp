@@ -291,6 +291,32 @@ TEST_CASE("a copy keeps the executor", "[cpu_backend]") {
   CHECK(same_bits_in_all(train_at(problem, where, where), train_at(problem, where, where, copy)));
 }
 
+TEST_CASE("the elementwise passes have tasks for many threads to share", "[cpu_backend]") {
+  Index most_tasks = 0;
+  const syncbn::ParallelFor counting([&](Index tasks, const auto& task) {
+    most_tasks = std::max(most_tasks, tasks);
+    syncbn::SerialExecutor().run(tasks, task);
+  });
+  const CpuBackend<float, std::remove_const_t<decltype(counting)>> backend(counting);
+  struct Shape {
+    Index samples, channels, space;
+    bool channels_last;
+  };
+  for (const Shape& s : {Shape{16, 64, 64, false}, Shape{64, 3, 10000, false}, Shape{256, 2048, 1, true},
+                         Shape{100000, 3, 1, true}, Shape{2048, 64, 1, true}}) {
+    CAPTURE(s.samples, s.channels, s.space, s.channels_last);
+    std::vector<float> values(static_cast<std::size_t>(s.samples * s.channels * s.space), 1.0F);
+    const TensorView<float> x = s.channels_last ? TensorView<float>(values.data(), {s.samples, s.channels, s.space},
+                                                                    {s.channels * s.space, 1, s.channels})
+                                                : TensorView<float>(values.data(), {s.samples, s.channels, s.space});
+    most_tasks = 0;
+    backend.normalize(
+        syncbn::TensorView<const float>(x), [](Index) { return syncbn::NormalizeCoefficients<float>{0, 2, 1}; }, x);
+    CHECK(most_tasks >= std::min<Index>(16, x.size() * 4 / (Index{64} << 10)));
+    CHECK(values == std::vector<float>(values.size(), 3.0F));
+  }
+}
+
 TEST_CASE("the elementwise passes may run on several threads at once", "[cpu_backend]") {
   const auto problem = some_problem<float, float>({5, 33, 50});
   const CpuBackend<float> backend;

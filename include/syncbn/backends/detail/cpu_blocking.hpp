@@ -72,6 +72,30 @@ Index channels_at_once(const Grid& grid) noexcept {
   return std::clamp<Index>(bytes_at_once / bytes, 1, most_channels_at_once);
 }
 
+// Elementwise tasks that are enough for threads to share.
+inline constexpr Index enough_tasks = 64;
+
+// Into how many parts the rows of neighbouring channels are mapped. Each begins at a multiple of rows_at_once, so that it
+// begins with a line if the tensor does.
+inline constexpr Index rows_at_once = 16;
+inline Index first_row_of_part(Index part, Index parts, Index rows) noexcept {
+  return rows / rows_at_once * part / parts * rows_at_once;
+}
+template <class Storage, class Executor, std::size_t Operands>
+Index mapped_parts(const Geometry<Operands>& geometry, const Grid& grid) noexcept {
+  constexpr Index fewest_bytes = Index{64} << 10;
+  if (std::is_same_v<Executor, SerialExecutor>) return grid.segments;
+  const Index most = std::min(grid.elements / rows_at_once, bytes_of<Storage>(geometry) / fewest_bytes);
+  return std::max(grid.segments, std::min(most, enough_tasks));
+}
+
+// Channels whose segment is mapped by one task.
+template <class Executor>
+Index mapped_channels_at_once(Index channels, const Grid& grid) noexcept {
+  if (std::is_same_v<Executor, SerialExecutor>) return most_channels_at_once;
+  return std::clamp<Index>(channels * grid.segments / enough_tasks, 1, most_channels_at_once);
+}
+
 // Whether blocks of several channels are summed side by side rather than those of one: where it has too few, or where the
 // caches hold the tensor, so that it does not matter in which order it is read.
 template <class Storage, std::size_t Operands>
@@ -80,8 +104,8 @@ bool channels_side_by_side(const Geometry<Operands>& geometry, const Grid& grid,
   return grid.blocks < blocks_at_once * (bytes_of<Storage>(geometry) <= cached_bytes ? 4 : 1);
 }
 
-// The segment that is mapped by a task. One after the other, from the last to the first: what was summed last is in a cache.
-// Threads find what they have summed themselves.
+// The segment or part that is mapped by a task. One after the other, from the last to the first: what was summed last is in
+// a cache. Threads find what they have summed themselves.
 template <class Executor>
 Index segment_of(Index task, Index segments) noexcept {
   return std::is_same_v<Executor, SerialExecutor> ? segments - 1 - task : task;

@@ -123,8 +123,9 @@ struct MapPass {
     const auto begin = [&](Index s) { return first(s) / unit * unit; };
     map_channels<P, Inputs>(geometry, in, out, range, begin(segment), begin(segment + 1), coefficients_of, access);
   }
-  void columns(Index segment) const noexcept {
-    map_columns<P, Inputs>(geometry, in, out, first(segment), first(segment + 1), coefficients_of, access);
+  void columns(Index part, Index parts) const noexcept {
+    const auto begin = [&](Index p) { return p == parts ? grid.elements : first_row_of_part(p, parts, grid.elements); };
+    map_columns<P, Inputs>(geometry, in, out, begin(part), begin(part + 1), coefficients_of, access);
   }
 
   Geometry<Inputs + 1> geometry;
@@ -199,12 +200,14 @@ void map_all(const Executor& executor, const Pass& pass) {
   const Index channels = pass.geometry.channels;
   if (grid.elements == 0 || channels == 0) return;
   if (in_columns(pass.geometry)) {
-    executor.run(grid.segments, [&](Index task) { pass.columns(segment_of<Executor>(task, grid.segments)); });
+    const Index parts = mapped_parts<typename Pass::Element, Executor>(pass.geometry, grid);
+    executor.run(parts, [&](Index task) { pass.columns(segment_of<Executor>(task, parts), parts); });
   } else {
-    const Index groups = (channels + most_channels_at_once - 1) / most_channels_at_once;
+    const Index at_once = mapped_channels_at_once<Executor>(channels, grid);
+    const Index groups = (channels + at_once - 1) / at_once;
     executor.run(groups * grid.segments, [&](Index task) {
-      const Index first = task / grid.segments * most_channels_at_once;
-      const ChannelRange range{first, std::min(first + most_channels_at_once, channels)};
+      const Index first = task / grid.segments * at_once;
+      const ChannelRange range{first, std::min(first + at_once, channels)};
       pass.rows(range, segment_of<Executor>(task % grid.segments, grid.segments));
     });
   }
