@@ -29,11 +29,17 @@ class Case:
         times = {k[: -len(":us")]: v for k, v in row.items() if k.endswith(":us")}
         self.ours = next(k for k in times if k not in self.ratio)
         self.microseconds = times[self.ours]
+        # Whether channels are neighbours in memory.
+        self.in_rows = self.layout == "NHWC" or len(self.extents) == 2
 
-    def peer(self):
-        """Ratio to the faster of the peers in the same layout; None without peers."""
+    def group(self):
+        return self.passing, self.format, "NHWC, NC" if self.in_rows else "NCHW", self.threads, self.variant
+
+    def peer(self, build=None):
+        """Ratio of the faster of the peers in the same layout to ours, or to another build of ours; None without peers."""
         peers = [self.ratio[p] for p in ("onednn", "torch") if p in self.ratio]
-        return min(peers) if peers else None
+        build_ratio = self.ratio.get(build) if build else 1
+        return min(peers) / build_ratio if peers and build_ratio else None
 
     def limit(self, asks_ahead=False):
         """Time of the least traffic by time of ours; None where it was not measured."""
@@ -46,8 +52,7 @@ class Case:
         if self.passing == "inference":
             return move
         channels = self.extents[1]
-        in_rows = self.layout == "NHWC" or len(self.extents) == 2
-        resident = self.bytes <= CACHE_BYTES if in_rows else self.bytes / channels <= L2_BYTES
+        resident = self.bytes <= CACHE_BYTES if self.in_rows else self.bytes / channels <= L2_BYTES
         inputs = 2 if self.passing == "backward" else 1
         return move if resident else move + inputs * read
 
@@ -61,9 +66,68 @@ def text(value):
     return "-" if value is None else f"{value:.2f}"
 
 
+def bars(cases):
+    """What the kernels have to reach (one thread, no variant), and what they do: rows of a table."""
+    plain = [c for c in cases if c.threads == 1 and not c.variant]
+    large, f32 = [c for c in plain if c.bytes > 64 << 10], [c for c in plain if c.format == "f32"]
+    rows = []
+
+    def row(what, bar, found, at_least, at_limit=()):
+        """found: (value, name) pairs. at_limit: the values if ours took the time of the limit."""
+        found = [(v, n) for v, n in found if v is not None]
+        if not found:
+            return
+        worst = (min if at_least else max)(found)
+        mean = geometric_mean([v for v, _ in found])
+        holds = mean >= bar if at_least else mean <= bar
+        beyond = sum(v < 1 for v, _ in found) if at_least else sum(v > bar for v, _ in found)
+        rows.append(f"| {what} | {'>=' if at_least else '<='} {bar} | {mean:.2f} | {'yes' if holds else 'no'} |"
+                    f" {text(geometric_mean(at_limit))} | {len(found)} | {beyond} | {worst[0]:.2f}: {worst[1]} |")
+
+    def peer_row(what, bar, some, build=None):
+        at_limit = [c.peer() / c.limit() if c.peer() and c.limit() else None for c in some]
+        row(what, bar, [(c.peer(build), c.name) for c in some], True, at_limit)
+
+    for build, tag in ((None, ""), ("syncbn_avx2", "AVX2: "), ("syncbn_sse2", "SSE2: ")):
+        for passing, in_rows, bar in (("forward", False, 2.5), ("forward", True, 1.7), ("backward", False, 1.8), ("backward", True, 1.4)):
+            some = [c for c in large if c.format == "f32" and c.passing == passing and c.in_rows == in_rows]
+            peer_row(f"{tag}faster peer / ours, {passing} f32, {'NHWC, NC' if in_rows else 'NCHW'}",
+                     1.5 if build == "syncbn_sse2" else bar, some, build)
+        for format in ("bf16", "f16"):
+            if build != "syncbn_sse2":
+                some = [c for c in large if c.format == format and c.passing != "inference"]
+                peer_row(f"{tag}faster peer / ours, forward and backward {format}", 1.5, some, build)
+    row("oneDNN blocked / ours, forward f32, NCHW", 1.4,
+        [(c.ratio.get("onednn.blocked"), c.name) for c in large if c in f32 and c.passing == "forward"], True)
+    over_16mb = [c for c in f32 if c.bytes > CACHE_BYTES]
+    for ask in (False, True):
+        def limited(c):
+            return c.limit(ask) and 1 / c.limit(ask)
+        tag = ", asking ahead" if ask else ""
+        for in_rows in (False, True):
+            row(f"ours / limit{tag}, forward and backward f32 over 16 MB, {'NHWC, NC' if in_rows else 'NCHW'}", 1.25,
+                [(limited(c), c.name) for c in over_16mb if c.passing != "inference" and c.in_rows == in_rows], False)
+        row(f"ours / copy{tag}, inference f32 over 16 MB", 1.05,
+            [(limited(c), c.name) for c in over_16mb if c.passing == "inference"], False)
+    for passing in ("forward", "backward"):
+        row(f"ours / {'copy' if passing == 'forward' else 'triad'} in cache, {passing} f32, 64 KB to 1 MB", 2.5,
+            [(c.limit() and 1 / c.limit(), c.name) for c in f32 if 64 << 10 < c.bytes <= 1 << 20 and c.passing == passing], False)
+    row("oneDNN / ours, 2x16 f32", 2, [(c.ratio.get("onednn"), c.name) for c in f32 if c.extents == [2, 16]], True)
+    return [
+        "| what | bar | geometric mean | holds | at the limit | cases | beyond | worst |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ] + rows
+
+
 def markdown(cases, context):
     lines = [
-        f"{context['date']}, {context['num_cpus']} processors at {context['mhz_per_cpu']} MHz; ours: {cases[0].ours}.",
+        f"{context['date']}, {context['num_cpus']} processors at {context['mhz_per_cpu']} MHz. Ours: {cases[0].ours},"
+        f" {context.get('compiler')}. Peers: {context.get('peers')}.",
+        "",
+        "*At the limit*: the mean that kernels would reach which take the time of the limit. *Beyond*: cases below 1 where"
+        " more is better, else above the bar.",
+        "",
+        *bars(cases),
         "",
         "Geometric means over tensors of more than 64 KB; below 1 x limit would be faster than the memory:",
         "",
@@ -73,7 +137,7 @@ def markdown(cases, context):
     groups = {}
     for c in cases:
         if c.bytes > 64 << 10:
-            groups.setdefault((c.passing, c.format, c.layout, c.threads, c.variant), []).append(c)
+            groups.setdefault(c.group(), []).append(c)
     for key, group in groups.items():
         peers = [c.peer() for c in group if c.peer()]
         large = [c for c in group if c.limit() and c.bytes > CACHE_BYTES]
@@ -101,6 +165,7 @@ def chart(cases, file):
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.fonttype"] = "none"
+    matplotlib.rcParams["svg.hashsalt"] = "syncbn"
     import matplotlib.pyplot as plt
 
     shown = [c for c in cases if c.format == "f32" and c.threads == 1 and not c.variant and c.bytes > 64 << 10]
@@ -120,7 +185,7 @@ def chart(cases, file):
         axis.set_title(f"{passing}, f32, one thread")
         axis.set_xlabel("time / time of syncbn  (o oneDNN, square LibTorch, triangle oneDNN blocked, | limit)", fontsize=7)
     figure.tight_layout()
-    figure.savefig(file)
+    figure.savefig(file, metadata={"Date": None})
 
 
 def main():

@@ -55,8 +55,12 @@ struct Buffers {
   std::vector<double> weight_f64, bias_f64;
 };
 
-/// @brief One call of the pass; empty if the contender does not do such a case.
-using Run = std::function<void()>;
+/// @brief A contender's way to do a case.
+struct Run {
+  std::function<void()> call;  ///< the pass; empty if the contender does not do such a case
+  /// What call() writes, for all elements as y has them in memory; empty if it is not a result.
+  std::function<const std::byte*()> result;
+};
 
 /// @brief Somebody who does the job. Everything that a user would do once is done by make().
 struct Contender {

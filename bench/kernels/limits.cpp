@@ -73,9 +73,10 @@ __attribute__((target("avx512f"))) void read(const std::byte* from, std::size_t 
 template <class Part>
 Contender limit(const char* name, const Part& part) {
   return {name, [part](const Case& c, const Buffers& b) -> Run {
-            return [=, &b, threads = c.threads, bytes = c.bytes()] {
-              on_threads(threads, bytes, [&](std::size_t first, std::size_t last) { part(b, first, last); });
-            };
+            return {[=, &b, threads = c.threads, bytes = c.bytes()] {
+                      on_threads(threads, bytes, [&](std::size_t first, std::size_t last) { part(b, first, last); });
+                    },
+                    {}};
           }};
 }
 

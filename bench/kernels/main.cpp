@@ -18,6 +18,7 @@
 #include <benchmark/benchmark.h>
 
 #include "case.hpp"
+#include "results.hpp"
 #include "shapes.hpp"
 
 namespace bench {
@@ -87,27 +88,7 @@ class Arena {
       state ^= state << 13U;
       state ^= state >> 7U;
       state ^= state << 17U;
-      const double value = offset + static_cast<double>(state >> 11U) * 0x1p-52 - 1;
-      const auto at = static_cast<std::size_t>(i) * bytes_of(format);
-      const float single = static_cast<float>(value);
-      std::uint32_t bits;
-      std::memcpy(&bits, &single, sizeof bits);
-      const auto upper = static_cast<std::uint16_t>(bits >> 16U);
-      const _Float16 half = static_cast<_Float16>(single);
-      switch (format) {
-        case Format::f32:
-          std::memcpy(to + at, &single, sizeof single);
-          break;
-        case Format::f64:
-          std::memcpy(to + at, &value, sizeof value);
-          break;
-        case Format::bf16:
-          std::memcpy(to + at, &upper, sizeof upper);
-          break;
-        case Format::f16:
-          std::memcpy(to + at, &half, sizeof half);
-          break;
-      }
+      store(format, offset + static_cast<double>(state >> 11U) * 0x1p-52 - 1, to, i);
     }
   }
 
@@ -121,7 +102,7 @@ double median(std::vector<double> values, double at = 0.5) {
   return values[static_cast<std::size_t>(nth)];
 }
 
-double seconds_of(const Run& run, int calls) {
+double seconds_of(const std::function<void()>& run, int calls) {
   const auto begin = Clock::now();
   for (int i = 0; i < calls; ++i) run();
   return std::chrono::duration<double>(Clock::now() - begin).count() / calls;
@@ -132,53 +113,82 @@ struct Options {
   int fewest_rounds = 7;
 };
 
-void run_case(benchmark::State& state, const Case& c, const std::vector<Contender>& contenders, Arena& arena,
-              const Options& options) {
-  const Buffers buffers = arena.buffers(c);
-  struct Entry {
-    std::string name;
-    Run run;
-    int calls = 1;
-    std::vector<double> seconds;
-  };
-  std::vector<Entry> entries;
-  double round = 0;
-  for (const Contender& contender : contenders) {
-    Run run = contender.make(c, buffers);
-    if (!run) continue;
-    run();
-    const double first = seconds_of(run, 1);
-    // Long enough for the clock: 50 us.
-    const int calls = static_cast<int>(std::clamp(50e-6 / std::max(seconds_of(run, 3), 1e-9), 1.0, 2000.0));
-    round += (calls + 1) * std::min(first, seconds_of(run, 2));
-    entries.push_back({contender.name, std::move(run), calls, {}});
-  }
-  const int rounds = std::clamp(static_cast<int>(options.seconds_per_case / round), options.fewest_rounds, 301);
-  for ([[maybe_unused]] auto _ : state) {
-    double total = 0;
-    for (int r = 0; r < rounds; ++r) {
-      for (std::size_t k = 0; k < entries.size(); ++k) {
-        // Each contender follows each other one equally often.
-        Entry& entry = entries[(k + static_cast<std::size_t>(r)) % entries.size()];
-        entry.run();
-        entry.seconds.push_back(seconds_of(entry.run, entry.calls));
-        total += entry.seconds.back();
-      }
+// A contender that does the case.
+struct Entry {
+  std::string name;
+  std::function<void()> run;
+  int calls = 1;  // in a round
+  double round_seconds = 0;
+  std::vector<double> seconds;  // of a call, in each round
+};
+
+// As many calls as the clock needs: 50 us.
+Entry warm_up(const std::string& name, const std::function<void()>& run) {
+  const double first = seconds_of(run, 1);
+  const int calls = static_cast<int>(std::clamp(50e-6 / std::max(seconds_of(run, 3), 1e-9), 1.0, 2000.0));
+  return {name, run, calls, (calls + 1) * std::min(first, seconds_of(run, 2)), {}};
+}
+
+// Returns the time of all calls.
+double time_rounds(std::vector<Entry>& entries, int rounds) {
+  double total = 0;
+  for (int r = 0; r < rounds; ++r) {
+    for (std::size_t k = 0; k < entries.size(); ++k) {
+      // Each contender follows each other one equally often.
+      Entry& entry = entries[(k + static_cast<std::size_t>(r)) % entries.size()];
+      entry.run();
+      entry.seconds.push_back(seconds_of(entry.run, entry.calls));
+      total += entry.seconds.back();
     }
-    state.SetIterationTime(total);
   }
-  const std::vector<double> ours = entries.front().seconds;
+  return total;
+}
+
+void report(const std::vector<Entry>& entries, benchmark::UserCounters& counters) {
+  const std::vector<double>& ours = entries.front().seconds;
   for (const Entry& entry : entries) {
-    state.counters[entry.name + ":us"] = 1e6 * median(entry.seconds);
+    counters[entry.name + ":us"] = 1e6 * median(entry.seconds);
     if (&entry == &entries.front()) continue;
     std::vector<double> ratios;
     for (std::size_t r = 0; r < entry.seconds.size(); ++r) ratios.push_back(entry.seconds[r] / ours[r]);
-    state.counters[entry.name + ":ratio"] = median(ratios);
-    state.counters[entry.name + ":low"] = median(ratios, 0.25);
-    state.counters[entry.name + ":high"] = median(ratios, 0.75);
+    counters[entry.name + ":ratio"] = median(ratios);
+    counters[entry.name + ":low"] = median(ratios, 0.25);
+    counters[entry.name + ":high"] = median(ratios, 0.75);
   }
+}
+
+// Returns whether all results agree.
+bool run_case(benchmark::State& state, const Case& c, const std::vector<Contender>& contenders, Arena& arena,
+              const Options& options) {
+  const Buffers buffers = arena.buffers(c);
+  std::vector<Entry> entries;
+  std::vector<std::byte> expected;
+  bool agree = true;
+  double round = 0;
+  for (const Contender& contender : contenders) {
+    const Run run = contender.make(c, buffers);
+    if (!run.call) continue;
+    run.call();
+    // In place, each call has the results of the one before as its input.
+    if (run.result && !c.in_place) {
+      const std::byte* const found = run.result();
+      if (expected.empty()) expected.assign(found, found + c.bytes());
+      const double apart = difference(c, expected, found);
+      state.counters[contender.name + ":difference"] = apart;
+      if (!(apart <= 1)) {
+        agree = false;
+        std::fprintf(stderr, "%s: %s is %g tolerances from ours\n", c.text().c_str(), contender.name.c_str(), apart);
+      }
+    }
+    entries.push_back(warm_up(contender.name, run.call));
+    round += entries.back().round_seconds;
+  }
+  const int rounds = std::clamp(static_cast<int>(options.seconds_per_case / round), options.fewest_rounds, 301);
+  for ([[maybe_unused]] auto _ : state) state.SetIterationTime(time_rounds(entries, rounds));
+  report(entries, state.counters);
   state.counters["rounds"] = rounds;
   state.counters["bytes"] = static_cast<double>(c.bytes());
+  return agree;
 }
 
 // Ours at the widest instruction set that the processor has is the measure of all others.
@@ -241,6 +251,8 @@ int main(int argc, char** argv) {
   mallopt(M_TRIM_THRESHOLD, -1);
 
   benchmark::Initialize(&argc, argv);
+  benchmark::AddCustomContext("peers", BENCH_PEERS);
+  benchmark::AddCustomContext("compiler", __VERSION__);
   Options options;
   bool full = false;
   for (int i = 1; i < argc; ++i) {
@@ -258,13 +270,15 @@ int main(int argc, char** argv) {
 
   const std::vector<Contender> contenders = all_contenders();
   Arena arena;
+  bool all_agree = true;
   for (const Case& c : cases(full)) {
-    benchmark::RegisterBenchmark(c.text().c_str(),
-                                 [&, c](benchmark::State& s) { run_case(s, c, contenders, arena, options); })
+    benchmark::RegisterBenchmark(
+        c.text().c_str(),
+        [&, c](benchmark::State& s) { all_agree = run_case(s, c, contenders, arena, options) && all_agree; })
         ->Iterations(1)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
   }
   benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return all_agree ? 0 : 1;
 }

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 #include <dnnl.hpp>
 #include <omp.h>
@@ -65,76 +66,93 @@ batch_normalization_backward::primitive_desc backward_desc(const dnnl::engine& e
 }
 
 // Everything of one case; kept alive by its Run.
-struct Problem {
-  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  dnnl::stream stream{engine};
-  dnnl::primitive primitive;
-  std::unordered_map<int, memory> arguments;
+class Problem {
+ public:
+  Problem(const Case& c, const Buffers& buffers, bool blocked)
+      : plain_(c.extents, type_of(c.format), c.strides()),
+        data_(blocked ? memory::desc(c.extents, type_of(c.format), blocked_tag(c.extents.size())) : plain_),
+        output_(c.pass == Pass::backward ? DNNL_ARG_DIFF_SRC : DNNL_ARG_DST),
+        y_(buffers.y) {
+    const bool inference = c.pass == Pass::inference;
+    auto flags = c.affine ? normalization_flags::use_scale | normalization_flags::use_shift : normalization_flags::none;
+    if (inference) flags |= normalization_flags::use_global_stats;
+    const auto forward =
+        forward_desc(engine_, inference ? prop_kind::forward_inference : prop_kind::forward_training, data_, flags);
+    arguments_.emplace(DNNL_ARG_SRC, tensor(buffers.x));
+    arguments_.emplace(DNNL_ARG_DST, tensor(buffers.y));
+    arguments_.emplace(DNNL_ARG_MEAN, per_channel(c, {}, 0));
+    arguments_.emplace(DNNL_ARG_VARIANCE, per_channel(c, {}, 1));
+    if (c.affine) {
+      arguments_.emplace(DNNL_ARG_SCALE, per_channel(c, buffers.weight, 1));
+      arguments_.emplace(DNNL_ARG_SHIFT, per_channel(c, buffers.bias, 0));
+    }
+    primitive_ = batch_normalization_forward(forward);
+    if (c.pass != Pass::backward) return;
+    run();  // mean and variance
+    arguments_.emplace(DNNL_ARG_DIFF_DST, tensor(buffers.dy));
+    arguments_.emplace(DNNL_ARG_DIFF_SRC, arguments_.at(DNNL_ARG_DST));
+    if (c.affine) {
+      arguments_.emplace(DNNL_ARG_DIFF_SCALE, per_channel(c, {}, 0));
+      arguments_.emplace(DNNL_ARG_DIFF_SHIFT, per_channel(c, {}, 0));
+    }
+    arguments_.erase(DNNL_ARG_DST);
+    primitive_ = batch_normalization_backward(backward_desc(engine_, data_, flags, forward));
+  }
+
+  void run() {
+    primitive_.execute(stream_, arguments_);
+    stream_.wait();
+  }
+  const std::byte* result() {
+    if (data_ != plain_) reorder(arguments_.at(output_), memory(plain_, engine_, y_));
+    return y_;
+  }
+
+ private:
+  void reorder(memory from, memory to) {
+    dnnl::reorder(from, to).execute(stream_, from, to);
+    stream_.wait();
+  }
+  memory tensor(std::byte* bytes) {
+    memory given(plain_, engine_, bytes);
+    if (data_ == plain_) return given;
+    memory result(data_, engine_);
+    reorder(given, result);
+    return result;
+  }
+  memory per_channel(const Case& c, const std::vector<float>& values, float otherwise) {
+    memory result(memory::desc({c.channels()}, memory::data_type::f32, memory::format_tag::x), engine_);
+    auto* to = static_cast<float*>(result.get_data_handle());
+    for (std::size_t k = 0; k < static_cast<std::size_t>(c.channels()); ++k) {
+      to[k] = values.empty() ? otherwise : values[k];
+    }
+    return result;
+  }
+
+  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream_{engine_};
+  memory::desc plain_;
+  memory::desc data_;
+  int output_;
+  std::byte* y_;
+  dnnl::primitive primitive_;
+  std::unordered_map<int, memory> arguments_;
 };
 
 Run make(const Case& c, const Buffers& buffers, bool blocked) {
-  const memory::data_type type = type_of(c.format);
-  const memory::format_tag tag = blocked_tag(c.extents.size());
   if (c.sliced) return {};  // takes inputs and outputs of the same strides only
-  if (type == memory::data_type::undef || (blocked && (tag == memory::format_tag::undef || c.in_place))) return {};
-  auto problem = std::make_shared<Problem>();
-  const memory::dims extents(c.extents.begin(), c.extents.end());
-  const std::vector<Index> c_strides = c.strides();
-  const memory::desc plain(extents, type, memory::dims(c_strides.begin(), c_strides.end()));
-  const memory::desc data = blocked ? memory::desc(extents, type, tag) : plain;
-
-  auto flags = c.affine ? normalization_flags::use_scale | normalization_flags::use_shift : normalization_flags::none;
-  if (c.pass == Pass::inference) flags |= normalization_flags::use_global_stats;
+  if (type_of(c.format) == memory::data_type::undef) return {};
+  if (blocked && (blocked_tag(c.extents.size()) == memory::format_tag::undef || c.in_place)) return {};
   try {
-    const auto forward = forward_desc(
-        problem->engine, c.pass == Pass::inference ? prop_kind::forward_inference : prop_kind::forward_training, data,
-        flags);
-    const auto tensor = [&](std::byte* bytes) {
-      if (!blocked) return memory(data, problem->engine, bytes);
-      memory from(plain, problem->engine, bytes);
-      memory to(data, problem->engine);
-      dnnl::reorder(from, to).execute(problem->stream, from, to);
-      problem->stream.wait();
-      return to;
-    };
-    const auto per_channel = [&](const std::vector<float>& values, float otherwise) {
-      memory m(memory::desc({c.channels()}, memory::data_type::f32, memory::format_tag::x), problem->engine);
-      auto* to = static_cast<float*>(m.get_data_handle());
-      for (std::size_t k = 0; k < static_cast<std::size_t>(c.channels()); ++k) {
-        to[k] = values.empty() ? otherwise : values[k];
-      }
-      return m;
-    };
-    auto& arguments = problem->arguments;
-    arguments.emplace(DNNL_ARG_SRC, tensor(buffers.x));
-    arguments.emplace(DNNL_ARG_DST, tensor(buffers.y));
-    arguments.emplace(DNNL_ARG_MEAN, per_channel({}, 0));
-    arguments.emplace(DNNL_ARG_VARIANCE, per_channel({}, 1));
-    if (c.affine) {
-      arguments.emplace(DNNL_ARG_SCALE, per_channel(buffers.weight, 1));
-      arguments.emplace(DNNL_ARG_SHIFT, per_channel(buffers.bias, 0));
-    }
-    problem->primitive = batch_normalization_forward(forward);
-    if (c.pass == Pass::backward) {
-      problem->primitive.execute(problem->stream, arguments);  // mean and variance
-      problem->stream.wait();
-      arguments.emplace(DNNL_ARG_DIFF_DST, tensor(buffers.dy));
-      arguments.emplace(DNNL_ARG_DIFF_SRC, arguments.at(DNNL_ARG_DST));
-      if (c.affine) {
-        arguments.emplace(DNNL_ARG_DIFF_SCALE, per_channel({}, 0));
-        arguments.emplace(DNNL_ARG_DIFF_SHIFT, per_channel({}, 0));
-      }
-      arguments.erase(DNNL_ARG_DST);
-      problem->primitive = batch_normalization_backward(backward_desc(problem->engine, data, flags, forward));
-    }
+    const auto problem = std::make_shared<Problem>(c, buffers, blocked);
+    return {[problem, threads = c.threads] {
+              omp_set_num_threads(threads);
+              problem->run();
+            },
+            [problem] { return problem->result(); }};
   } catch (const dnnl::error&) {
     return {};  // not implemented there
   }
-  return [problem, threads = c.threads] {
-    omp_set_num_threads(threads);
-    problem->primitive.execute(problem->stream, problem->arguments);
-    problem->stream.wait();
-  };
 }
 
 }  // namespace

@@ -28,14 +28,15 @@ Run make_for(const Case& c, const Buffers& buffers) {
   const syncbn::TensorView<const T> x = view(buffers.x, c.input_strides(), static_cast<T*>(nullptr));
   const syncbn::TensorView<const T> dy = view(buffers.dy, c.input_strides(), static_cast<T*>(nullptr));
   const syncbn::TensorView<T> y = view(buffers.y, c.strides(), static_cast<T*>(nullptr));
+  const auto result = [data = buffers.y] { return data; };
   switch (c.pass) {
     case Pass::forward:
-      return [=] { layer->forward(x, y, *saved); };
+      return {[=] { layer->forward(x, y, *saved); }, result};
     case Pass::inference:
-      return [=] { layer->infer(x, y); };
+      return {[=] { layer->infer(x, y); }, result};
     case Pass::backward:
       layer->forward(x, y, *saved);
-      return [=] { layer->backward(dy, x, *saved, y); };
+      return {[=] { layer->backward(dy, x, *saved, y); }, result};
   }
   return {};
 }
@@ -75,7 +76,6 @@ Run make_with_copies(const Case& c, const Buffers& buffers) {
   copies->buffers.dy = copies->dy.data();
   Case dense = c;
   dense.sliced = false;
-  const Run run = make(dense, copies->buffers);
   // Rows of the last dimension, with their channels where those are neighbours.
   const bool has_channels = c.layout == Layout::channels_last && c.extents.size() > 2;
   const auto unit = static_cast<std::size_t>(has_channels ? c.channels() : 1) * bytes_of(c.format);
@@ -85,11 +85,15 @@ Run make_with_copies(const Case& c, const Buffers& buffers) {
     for (std::size_t r = 0; r * row < to.size(); ++r) std::memcpy(to.data() + r * row, from + r * pitch, row);
   };
   const bool backward = c.pass == Pass::backward;
-  return [=, x = buffers.x, dy = buffers.dy] {
-    copy(x, copies->x);
-    if (backward) copy(dy, copies->dy);
-    run();
-  };
+  copy(buffers.x, copies->x);
+  copy(buffers.dy, copies->dy);
+  const Run run = make(dense, copies->buffers);
+  return {[=, x = buffers.x, dy = buffers.dy] {
+            copy(x, copies->x);
+            if (backward) copy(dy, copies->dy);
+            run.call();
+          },
+          run.result};
 }
 
 }  // namespace

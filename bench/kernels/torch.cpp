@@ -1,7 +1,9 @@
 // LibTorch's batch normalization on the memory of the case.
 
+#include <functional>
 #include <memory>
 #include <tuple>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -25,62 +27,83 @@ at::ScalarType type_of(Format format) {
   return at::kFloat;
 }
 
+// Everything of one case; kept alive by its Run.
 struct Problem {
-  at::Tensor x, dy, y, weight, bias, running_mean, running_var, mean, inverse_deviation, result;
+  at::Tensor x, dy, y, weight, bias, running_mean, running_var, mean, inverse_deviation;
+  bool training;
+
+  Problem(const Case& c, const Buffers& buffers) : training(c.pass != Pass::inference) {
+    const auto tensor = [&](std::byte* data, const std::vector<Index>& strides) {
+      return at::from_blob(data, c.extents, strides, at::TensorOptions().dtype(type_of(c.format)));
+    };
+    // Parameters of 16-bit tensors are float, as ours are; those of f64 tensors double.
+    const auto parameters = at::TensorOptions().dtype(c.format == Format::f64 ? at::kDouble : at::kFloat);
+    x = tensor(buffers.x, c.input_strides());
+    dy = tensor(buffers.dy, c.input_strides());
+    y = tensor(buffers.y, c.strides());
+    if (c.affine) {
+      weight = at::tensor(buffers.weight).to(parameters);
+      bias = at::tensor(buffers.bias).to(parameters);
+    }
+    running_mean = at::zeros({c.channels()}, parameters);
+    running_var = at::ones({c.channels()}, parameters);
+    mean = at::empty({c.channels()}, parameters);
+    inverse_deviation = at::empty({c.channels()}, parameters);
+  }
+
+  void forward_out() {
+    at::native_batch_norm_out(y, mean, inverse_deviation, x, weight, bias, running_mean, running_var, training, 0.1,
+                              1e-5);
+  }
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> forward() const {
+    return at::native_batch_norm(x, weight, bias, running_mean, running_var, training, 0.1, 1e-5);
+  }
+  // Its form with preallocated outputs, where there is one, copies to them: this is the faster one.
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> backward() const {
+    const bool affine = weight.defined();
+    return at::native_batch_norm_backward(dy, x, weight, running_mean, running_var, mean, inverse_deviation, true, 1e-5,
+                                          {true, affine, affine});
+  }
 };
+
+template <class F>
+std::function<void()> with_threads(int threads, const F& f) {
+  return [=] {
+    const at::InferenceMode guard;
+    at::set_num_threads(threads);
+    f();
+  };
+}
 
 Run make(const Case& c, const Buffers& buffers) {
   const at::InferenceMode inference_mode;
-  auto p = std::make_shared<Problem>();
-  const auto tensor = [&](std::byte* data, const std::vector<Index>& strides) {
-    return at::from_blob(data, c.extents, strides, at::TensorOptions().dtype(type_of(c.format)));
+  const auto p = std::make_shared<Problem>(c, buffers);
+  const auto written = [y = buffers.y] { return y; };
+  // What a call allocates is given back after it; for its result there is one more call.
+  const auto run_and_copy = [&](const auto& f) -> Run {
+    return {with_threads(c.threads, [f] { f(); }), [=] {
+              with_threads(1, [&] { p->y.copy_(std::get<0>(f())); })();
+              return written();
+            }};
   };
-  // Parameters of 16-bit tensors are float, as ours are; those of f64 tensors double.
-  const auto parameters = at::TensorOptions().dtype(c.format == Format::f64 ? at::kDouble : at::kFloat);
-  p->x = tensor(buffers.x, c.input_strides());
-  p->dy = tensor(buffers.dy, c.input_strides());
-  p->y = tensor(buffers.y, c.strides());
-  if (c.affine) {
-    p->weight = at::tensor(buffers.weight).to(parameters);
-    p->bias = at::tensor(buffers.bias).to(parameters);
-  }
-  p->running_mean = at::zeros({c.channels()}, parameters);
-  p->running_var = at::ones({c.channels()}, parameters);
-  p->mean = at::empty({c.channels()}, parameters);
-  p->inverse_deviation = at::empty({c.channels()}, parameters);
-  const bool training = c.pass != Pass::inference;
-  const auto forward_out = [p, training] {
-    at::native_batch_norm_out(p->y, p->mean, p->inverse_deviation, p->x, p->weight, p->bias, p->running_mean,
-                              p->running_var, training, 0.1, 1e-5);
-  };
-  const auto forward = [p, training] {
-    std::tie(p->result, p->mean, p->inverse_deviation) =
-        at::native_batch_norm(p->x, p->weight, p->bias, p->running_mean, p->running_var, training, 0.1, 1e-5);
-  };
-  const auto backward = [p, affine = c.affine] {
-    const std::array<bool, 3> wanted{true, affine, affine};
-    // Its form with preallocated outputs, where there is one, copies to them: this is the faster one.
-    at::native_batch_norm_backward(p->dy, p->x, p->weight, p->running_mean, p->running_var, p->mean,
-                                   p->inverse_deviation, true, 1e-5, wanted);
-  };
-  const auto run = [threads = c.threads](const auto& f) -> Run {
-    return [=] {
-      const at::InferenceMode guard;
-      at::set_num_threads(threads);
-      f();
-    };
-  };
-  const auto does = [](const auto& f) {
-    try {
-      f();
-      return true;
-    } catch (const c10::Error&) {
-      return false;  // not implemented there
+  const auto forward = [p] { return p->forward(); };
+  const auto backward = [p] { return p->backward(); };
+  try {
+    if (c.pass == Pass::backward) {
+      std::tie(std::ignore, p->mean, p->inverse_deviation) = forward();
+      backward();
+      return run_and_copy(backward);
     }
-  };
-  if (c.pass == Pass::backward) return does(forward) && does(backward) ? run(backward) : Run();
-  if (does(forward_out)) return run(forward_out);
-  return does(forward) ? run(forward) : Run();
+    try {
+      p->forward_out();
+      return {with_threads(c.threads, [p] { p->forward_out(); }), written};
+    } catch (const c10::Error&) {
+      forward();  // some versions have only this
+      return run_and_copy(forward);
+    }
+  } catch (const c10::Error&) {
+    return {};  // not implemented there
+  }
 }
 
 }  // namespace
