@@ -133,8 +133,10 @@ SYNCBN_HOST_DEVICE inline NormalizeCoefficients<P> normalize_coefficients(double
   const P rounded = static_cast<P>(mean);
   const double scale = weight * inverse_deviation;
   const double rest = mean - static_cast<double>(rounded);
+  double scaled_rest = rest * scale;
+  SYNCBN_ROUND_HERE(scaled_rest);
   // Without the test an infinite scale (a running variance of 0 and eps = 0) would make 0 * inf of a rest that is 0.
-  const double offset = rest == 0 ? bias : bias - rest * scale;
+  const double offset = rest == 0 ? bias : bias - scaled_rest;
   return {rounded, saturate<P>(scale), saturate<P>(offset)};
 }
 
@@ -168,7 +170,9 @@ SYNCBN_HOST_DEVICE inline PropagateCoefficients<P> propagate_coefficients(double
   const P rounded = static_cast<P>(mean);
   const double dy_rest = mean_dy - static_cast<double>(dy_rounded);
   const double rest = mean - static_cast<double>(rounded);
-  return {dy_rounded, rounded, saturate<P>(slope), saturate<P>(scale), saturate<P>((rest * slope - dy_rest) * scale)};
+  double sloped_rest = rest * slope;
+  SYNCBN_ROUND_HERE(sloped_rest);
+  return {dy_rounded, rounded, saturate<P>(slope), saturate<P>(scale), saturate<P>((sloped_rest - dy_rest) * scale)};
 }
 
 }  // namespace SYNCBN_CPU_ISA

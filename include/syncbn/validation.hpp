@@ -184,8 +184,9 @@ void check_overlap(const char* name, const TensorView<T, Space>& y, const char* 
   if (same_strides && y_at == x_at) return;
   const auto bytes = static_cast<std::intptr_t>(sizeof(T));
   Index steps = detail::most_steps;
-  const bool apart = same_strides && (y_at - x_at) % bytes == 0 &&
-                     !detail::meets(detail::spans_of(y), 0, static_cast<Index>((y_at - x_at) / bytes), steps);
+  const Index elements = (y_at - x_at) / bytes;
+  const bool apart =
+      same_strides && (y_at - x_at) % bytes == 0 && !detail::meets(detail::spans_of(y), 0, elements, steps);
   if (apart) return;
   throw ShapeError(std::string(name) + " overlaps " + other_name + " without being the same elements");
 }

@@ -9,6 +9,24 @@
 #define SYNCBN_HOST_DEVICE
 #endif
 
+#if (defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)) && \
+    !defined(SYNCBN_ALLOW_FAST_MATH)
+#error \
+    "syncbn: -ffast-math reorders sums and denies NaNs, against docs/numerics.md; define SYNCBN_ALLOW_FAST_MATH to do so"
+#endif
+
+// Keeps a product apart from the sum it goes into: fused, it would be rounded otherwise, and where that is done is up to
+// optimization.
+#if defined(__CUDA_ARCH__)
+#define SYNCBN_ROUND_HERE(value) (value = __dmul_rn(value, 1.0))
+#elif defined(__GNUC__) && defined(__SSE2__)
+#define SYNCBN_ROUND_HERE(value) __asm__("" : "+x"(value))
+#elif defined(__GNUC__) && defined(__aarch64__)
+#define SYNCBN_ROUND_HERE(value) __asm__("" : "+w"(value))
+#else
+#define SYNCBN_ROUND_HERE(value) static_cast<void>(value)
+#endif
+
 // Loops whose state lives in registers only if they are part of the function that holds it.
 #if defined(__GNUC__)
 #define SYNCBN_INLINE_LAMBDA __attribute__((always_inline))

@@ -2,7 +2,9 @@
 // channel: the bits are those of the steps one by one, in place, through the caches.
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <syncbn/backends/cpu_backend.hpp>
@@ -11,6 +13,15 @@
 
 #include "support/catch.hpp"
 #include "support/parallel_loop.hpp"
+
+// Sixteen bits of a library that knows no alignment.
+struct Bytes {
+  unsigned char byte[2];
+};
+template <>
+struct syncbn::scalar_kind<Bytes> {
+  static constexpr ScalarKind value = ScalarKind::f16;
+};
 
 namespace {
 
@@ -93,6 +104,13 @@ TEST_CASE("passes by channels are for tensors none of which has its channels as 
   CHECK_FALSE(backend.works_by_channels(last, first));
   CHECK_FALSE(backend.works_by_channels(first, last));
   CHECK_FALSE(backend.works_by_channels(first, last, first));
+  // Every other channel, and channels from the last to the first.
+  const TensorView<float> others(memory.data(), {8, 8, 5, 5}, {16 * 25, 2, 16 * 5, 16});
+  const TensorView<float> backwards(memory.data() + 15, {8, 16, 5, 5}, {16 * 25, -1, 16 * 5, 16});
+  CHECK_FALSE(backend.works_by_channels(others, others));
+  CHECK_FALSE(backend.works_by_channels(backwards, backwards));
+  const TensorView<float> same(memory.data(), {8, 16, 5, 5}, {25, 0, 5, 1});  // all channels are one
+  CHECK(backend.works_by_channels(same, first));
   CHECK_FALSE(backend.works_by_channels(first.slice(0, 0, 0), first.slice(0, 0, 0)));
   // Many elements of too few channels.
   const TensorView<float> few(memory.data(), {1, 3, 1, 1066});
@@ -100,6 +118,32 @@ TEST_CASE("passes by channels are for tensors none of which has its channels as 
   std::vector<float> more(3 * 5000);
   const TensorView<float> fewer(more.data(), {1, 3, 5000});
   CHECK_FALSE(backend.works_by_channels(fewer, fewer));
+}
+
+TEST_CASE("a large output of a foreign type may lie at any address", "[cpu_backend]") {
+  const std::vector<Index> extents{37, 64, 30, 31};  // more than 4 MB
+  const Index size = 37 * 64 * 30 * 31;
+  std::vector<Bytes> memory_of_x(static_cast<std::size_t>(size)), expected(memory_of_x.size());
+  for (std::size_t i = 0; i < memory_of_x.size(); ++i) {
+    memory_of_x[i] = {{static_cast<unsigned char>(i % 251), static_cast<unsigned char>(0x3f + i % 3)}};
+  }
+  std::vector<unsigned char> bytes(2 * memory_of_x.size() + 64, 0xee);
+  Bytes* const odd = static_cast<Bytes*>(static_cast<void*>(bytes.data() + 31));
+  const auto coefficients = [](Index c) {
+    return syncbn::NormalizeCoefficients<float>{static_cast<float>(c), 0.5F, 1.0F};
+  };
+  const syncbn::CpuBackend<> backend;
+  for (const bool channels_last : {false, true}) {
+    const auto view = [&](auto* data) {
+      using View = TensorView<std::remove_pointer_t<decltype(data)>>;
+      return channels_last ? View::channels_last(data, {37, 64, 30, 31}) : View(data, std::span<const Index>(extents));
+    };
+    backend.normalize(view(std::as_const(memory_of_x).data()), coefficients, view(expected.data()));
+    backend.normalize(view(std::as_const(memory_of_x).data()), coefficients, view(odd));
+    CHECK(std::memcmp(odd, expected.data(), 2 * expected.size()) == 0);
+    CHECK(bytes[30] == 0xee);
+    CHECK(bytes[31 + 2 * expected.size()] == 0xee);
+  }
 }
 
 TEMPLATE_TEST_CASE("large tensors have the same bits by one walk or by steps, in place or not", "[cpu_backend]", float,

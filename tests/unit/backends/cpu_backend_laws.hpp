@@ -202,6 +202,21 @@ TEMPLATE_LIST_TEST_CASE("tensors without elements change nothing", "[cpu_backend
     CHECK(count == 3 + count_of_x);
     CHECK(mean == std::vector<double>(problem.channels(), 2));
     CHECK(m2 == std::vector<double>(problem.channels(), 5));
+    if (count_of_x > 0) continue;  // no channels
+    // Passes over some channels find nothing either.
+    const syncbn::ChannelRange all{0, static_cast<Index>(problem.channels())};
+    std::vector<double> sum_dy = mean, sum_dy_centred = m2;
+    const TensorView<T> none(nullptr, std::span<const Index>(extents));
+    backend.accumulate(nothing, all, syncbn::MomentsPointers{&count, mean.data(), m2.data()});
+    backend.accumulate(nothing, nothing, mean.data(), all,
+                       syncbn::GradientSumsPointers{sum_dy.data(), sum_dy_centred.data()});
+    backend.normalize(nothing, all, [](Index) { return syncbn::NormalizeCoefficients<P>{0, 1, 0}; }, none);
+    backend.propagate(
+        nothing, nothing, all, [](Index) { return syncbn::PropagateCoefficients<P>{0, 0, 0, 1, 0}; }, none);
+    CHECK(mean == std::vector<double>(problem.channels()));
+    CHECK(m2 == mean);
+    CHECK(sum_dy == mean);
+    CHECK(sum_dy_centred == mean);
   }
 }
 

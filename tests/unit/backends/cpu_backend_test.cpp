@@ -1,5 +1,6 @@
 #include <syncbn/backends/cpu_backend.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -291,6 +292,22 @@ TEST_CASE("a copy keeps the executor", "[cpu_backend]") {
   CHECK(same_bits_in_all(train_at(problem, where, where), train_at(problem, where, where, copy)));
 }
 
+TEST_CASE("the size of the caches changes no bit", "[cpu_backend]") {
+  struct Restored {
+    std::ptrdiff_t first = Eigen::l1CacheSize(), second = Eigen::l2CacheSize(), third = Eigen::l3CacheSize();
+    ~Restored() { Eigen::setCpuCacheSizes(first, second, third); }
+  } restored;
+  const auto problem = some_problem<float, float>({6, 37, 700});
+  const Placement& where = syncbn_test::placements().front();
+  const auto expected = train_at(problem, where, where);
+  for (const Index bytes : {Index{1}, Index{300} << 10, Index{1} << 40}) {
+    Eigen::setCpuCacheSizes(restored.first, bytes, restored.third);
+    CAPTURE(bytes, syncbn::cpu::second_cache_bytes());
+    CHECK(syncbn::cpu::second_cache_bytes() == std::clamp<Index>(bytes, Index{256} << 10, Index{4} << 20));
+    CHECK(same_bits_in_all(train_at(problem, where, where), expected));
+  }
+}
+
 TEST_CASE("the elementwise passes have tasks for many threads to share", "[cpu_backend]") {
   Index most_tasks = 0;
   const syncbn::ParallelFor counting([&](Index tasks, const auto& task) {
@@ -303,7 +320,7 @@ TEST_CASE("the elementwise passes have tasks for many threads to share", "[cpu_b
     bool channels_last;
   };
   for (const Shape& s : {Shape{16, 64, 64, false}, Shape{64, 3, 10000, false}, Shape{256, 2048, 1, true},
-                         Shape{100000, 3, 1, true}, Shape{2048, 64, 1, true}}) {
+                         Shape{31, 40000, 1, true}, Shape{100000, 3, 1, true}, Shape{2048, 64, 1, true}}) {
     CAPTURE(s.samples, s.channels, s.space, s.channels_last);
     std::vector<float> values(static_cast<std::size_t>(s.samples * s.channels * s.space), 1.0F);
     const TensorView<float> x = s.channels_last ? TensorView<float>(values.data(), {s.samples, s.channels, s.space},

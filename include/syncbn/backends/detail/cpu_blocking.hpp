@@ -1,7 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <cstdlib>
 #include <type_traits>
+
+#include <Eigen/Core>
 
 #include <syncbn/backends/detail/cpu_geometry.hpp>
 #include <syncbn/backends/executors.hpp>
@@ -12,6 +16,11 @@
 namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
 namespace cpu {
+
+// What a core has to itself, as far as Eigen has found out or was told (setCpuCacheSizes).
+inline Index second_cache_bytes() noexcept {
+  return std::clamp<Index>(Eigen::l2CacheSize(), Index{256} << 10, Index{4} << 20);
+}
 
 // Of one operand.
 template <class Storage, std::size_t Operands>
@@ -26,7 +35,7 @@ bool in_columns(const Geometry<Operands>& geometry) noexcept {
 }
 
 // Whether a pass over a tensor of this size asks for what it reads next: where the second cache cannot have all.
-inline bool asks_ahead(Index bytes) noexcept { return bytes >= Index{1} << 20; }
+inline bool asks_ahead(Index bytes) noexcept { return bytes >= second_cache_bytes() / 2; }
 
 // Rows of a tile, where channels are neighbours: with those that are asked for meanwhile, few enough for the pages that the
 // processor has at hand.
@@ -57,7 +66,8 @@ bool by_channels(const Geometry<Operands>& geometry, const Grid& grid) noexcept 
   if (geometry.elements == 0 || geometry.channels == 0) return false;
   bool scattered = false;
   for (std::size_t k = 0; k < Operands; ++k) {
-    scattered = scattered || (geometry.channel_stride[k] == 1 && geometry.run_stride(k) != 1);
+    const Index channel_step = std::abs(geometry.channel_stride[k]);
+    scattered = scattered || (channel_step > 0 && channel_step < std::abs(geometry.run_stride(k)));
   }
   return !scattered && (geometry.channels >= enough || grid.segments == 1);
 }
@@ -67,25 +77,26 @@ bool by_channels(const Geometry<Operands>& geometry, const Grid& grid) noexcept 
 inline constexpr Index most_channels_at_once = 32;
 template <class Storage>
 Index channels_at_once(const Grid& grid) noexcept {
-  constexpr Index bytes_at_once = Index{128} << 10;
   const Index bytes = std::max<Index>(1, grid.elements * static_cast<Index>(sizeof(Storage)));
-  return std::clamp<Index>(bytes_at_once / bytes, 1, most_channels_at_once);
+  return std::clamp<Index>(second_cache_bytes() / 16 / bytes, 1, most_channels_at_once);
 }
 
 // Elementwise tasks that are enough for threads to share.
 inline constexpr Index enough_tasks = 64;
 
-// Into how many parts the rows of neighbouring channels are mapped. Each begins at a multiple of rows_at_once, so that it
-// begins with a line if the tensor does.
-inline constexpr Index rows_at_once = 16;
-inline Index first_row_of_part(Index part, Index parts, Index rows) noexcept {
-  return rows / rows_at_once * part / parts * rows_at_once;
+// Into how many parts the rows of neighbouring channels are mapped. Each begins at a multiple of rows_at_once(), so that it
+// begins with a line if the tensor does; not so where rows are long.
+inline Index rows_at_once(Index row_bytes) noexcept { return row_bytes >= 4096 ? 1 : 32; }
+inline Index first_row_of_part(Index part, Index parts, Index rows, Index row_bytes) noexcept {
+  const Index unit = rows_at_once(row_bytes);
+  return part == parts ? rows : rows / unit * part / parts * unit;
 }
 template <class Storage, class Executor, std::size_t Operands>
 Index mapped_parts(const Geometry<Operands>& geometry, const Grid& grid) noexcept {
   constexpr Index fewest_bytes = Index{64} << 10;
   if (std::is_same_v<Executor, SerialExecutor>) return grid.segments;
-  const Index most = std::min(grid.elements / rows_at_once, bytes_of<Storage>(geometry) / fewest_bytes);
+  const Index row_bytes = geometry.channels * static_cast<Index>(sizeof(Storage));
+  const Index most = std::min(grid.elements / rows_at_once(row_bytes), bytes_of<Storage>(geometry) / fewest_bytes);
   return std::max(grid.segments, std::min(most, enough_tasks));
 }
 
@@ -99,9 +110,9 @@ Index mapped_channels_at_once(Index channels, const Grid& grid) noexcept {
 // Whether blocks of several channels are summed side by side rather than those of one: where it has too few, or where the
 // caches hold the tensor, so that it does not matter in which order it is read.
 template <class Storage, std::size_t Operands>
-bool channels_side_by_side(const Geometry<Operands>& geometry, const Grid& grid, int blocks_at_once) noexcept {
-  constexpr Index cached_bytes = Index{4} << 20;
-  return grid.blocks < blocks_at_once * (bytes_of<Storage>(geometry) <= cached_bytes ? 4 : 1);
+bool channels_side_by_side(const Geometry<Operands>& geometry, const Grid& grid, Index blocks_at_once) noexcept {
+  const bool is_cached = bytes_of<Storage>(geometry) <= 2 * second_cache_bytes();
+  return grid.blocks < blocks_at_once * (is_cached ? 4 : 1);
 }
 
 // The segment or part that is mapped by a task. One after the other, from the last to the first: what was summed last is in
@@ -134,10 +145,13 @@ struct Access {
 // a loop over one pass alone does not show.
 template <class Out, class... In>
 Access access_to(const Out& out, const In&... in) noexcept {
-  constexpr Index fewest_bytes = Index{4} << 20;
+  const Index fewest_bytes = std::max(Index{4} << 20, 2 * second_cache_bytes());
+  constexpr std::size_t size = sizeof(typename Out::value_type);
   const bool in_place = ((out.data() == in.data()) || ...);
-  const Index bytes = out.size() * static_cast<Index>(sizeof(typename Out::value_type));
-  return {!in_place && bytes >= fewest_bytes, asks_ahead(bytes) ? bytes_ahead_of_walk : 0};
+  // Foreign 16-bit types may lie anywhere.
+  const bool lies_apart = reinterpret_cast<std::uintptr_t>(out.data()) % size != 0;
+  const Index bytes = out.size() * static_cast<Index>(size);
+  return {!in_place && !lies_apart && bytes >= fewest_bytes, asks_ahead(bytes) ? bytes_ahead_of_walk : 0};
 }
 
 // How far ahead inputs are asked for by a pass over channels that were just summed. The caches have theirs; but those of the
@@ -145,7 +159,7 @@ Access access_to(const Out& out, const In&... in) noexcept {
 template <class Storage, std::size_t Operands>
 Index bytes_to_next_channels(const Geometry<Operands>& geometry, const Grid& grid) noexcept {
   constexpr Index fewest_bytes = Index{16} << 20;  // of a tensor
-  constexpr Index room = Index{640} << 10;
+  const Index room = second_cache_bytes() / 16 * 5;
   constexpr auto size = static_cast<Index>(sizeof(Storage));
   constexpr auto inputs = static_cast<Index>(Operands - 1);
   const Index at_once = channels_at_once<Storage>(grid);

@@ -28,14 +28,14 @@ inline Index slabs_of(Index channels, Index slab_channels, bool dense_rows) noex
   return rest >= group_channels ? whole + 1 : whole;
 }
 
-static_assert(most_tile_rows % (2 * lane_count) == 0);
+static_assert(most_tile_rows % (2 * lane_count) == 0);  // and those of a tile of two operands
 
 // Sums that are in registers at a time, of each kind: of some lanes of those groups that share a line, so that a line is
 // read once, wherever rows of many channels alias in the caches.
-inline constexpr int chains = group_channels >= 8 ? 8 : 4;
+inline constexpr std::size_t chains = group_channels >= 8 ? 8 : 4;
 template <class Storage>
-inline constexpr int groups_of_line =
-    std::clamp(64 / (static_cast<int>(group_channels) * static_cast<int>(sizeof(Storage))), 1, chains);
+inline constexpr std::size_t groups_of_line =
+    std::clamp<std::size_t>(64 / (group_channels * sizeof(Storage)), 1, chains);
 
 // The two sums of one group of channels, lane by lane.
 struct GroupSums {
@@ -120,12 +120,12 @@ class TileAhead {
 
 // Calls values(group, pointers, first, second) for a tile of rows and `groups` groups from g on; it adds a row's part to the
 // two sums of its lane.
-template <int groups, class Storage, std::size_t Operands, class Values>
+template <std::size_t groups, class Storage, std::size_t Operands, class Values>
 SYNCBN_ALWAYS_INLINE void sum_tile(const Slab<Storage, Operands>& slab, const TileOffsets<Operands>& offset, Index rows,
                                    Index g, GroupSums* sums, TileAhead<Storage, Operands>& shared_ahead,
                                    const Values& values) noexcept {
   TileAhead<Storage, Operands> ahead = shared_ahead;  // in registers
-  constexpr int lanes = chains / groups;
+  constexpr std::size_t lanes = chains / groups;
   Index channel[groups];
   unrolled<groups>([&](auto k) { channel[k] = slab.channel_of(g + k); });
   const auto add = [&](Index row, int k, ChannelPacket& first, ChannelPacket& second) SYNCBN_INLINE_LAMBDA {
@@ -134,7 +134,7 @@ SYNCBN_ALWAYS_INLINE void sum_tile(const Slab<Storage, Operands>& slab, const Ti
     values(g + k, at, first, second);
   };
   const Index whole = rows - rows % lane_count;
-  for (int from = 0; from < lane_count; from += lanes) {
+  for (std::size_t from = 0; from < lane_count; from += lanes) {
     ChannelPacket first[groups][lanes];
     ChannelPacket second[groups][lanes];
     unrolled<groups>([&](auto k) {
@@ -143,7 +143,7 @@ SYNCBN_ALWAYS_INLINE void sum_tile(const Slab<Storage, Operands>& slab, const Ti
         second[k][lane] = sums[g + k].second[from + lane];
       });
     });
-    for (Index r = from; r < whole; r += lane_count) {
+    for (auto r = static_cast<Index>(from); r < whole; r += lane_count) {
       unrolled<lanes>([&](auto lane) {
         ahead.ask();
         unrolled<groups>([&](auto k) { add(r + lane, k, first[k][lane], second[k][lane]); });
@@ -186,12 +186,13 @@ void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Inde
     const Index next_rows = std::min(n - done, tile_rows<Operands>(slab.asks_ahead));
     walk(next_rows, next);
     TileAhead<Storage, Operands> ahead(slab, next, next_rows);
-    const auto some = [&]<int groups>(Index g, std::integral_constant<int, groups>)
+    const auto some = [&]<std::size_t groups>(Index g, std::integral_constant<std::size_t, groups>)
                           SYNCBN_INLINE_LAMBDA { sum_tile<groups>(slab, offset, rows, g, sums, ahead, values); };
-    constexpr int together = groups_of_line<Storage>;
+    constexpr auto together = static_cast<Index>(groups_of_line<Storage>);
     Index g = 0;
-    for (; g + together <= slab.groups(); g += together) some(g, std::integral_constant<int, together>());
-    for (; g < slab.groups(); ++g) some(g, std::integral_constant<int, 1>());
+    for (; g + together <= slab.groups(); g += together)
+      some(g, std::integral_constant<std::size_t, groups_of_line<Storage>>());
+    for (; g < slab.groups(); ++g) some(g, std::integral_constant<std::size_t, 1>());
     rows = next_rows;
   }
 }

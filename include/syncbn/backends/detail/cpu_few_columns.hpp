@@ -15,17 +15,17 @@ inline namespace SYNCBN_CPU_ISA {
 namespace cpu {
 
 // Numbers of eight rows, or sums of them, in the order of memory.
-template <int channels>
+template <std::size_t channels>
 struct EightRows {
-  static constexpr int size = channels * lane_count;
+  static constexpr std::size_t size = channels * lane_count;
   Lanes part[channels];
 
   // values[p % channels], at every place p.
   static EightRows repeating(const double* values) noexcept {
     double numbers[size];
-    for (int p = 0; p < size; ++p) numbers[p] = values[p % channels];
+    for (std::size_t p = 0; p < size; ++p) numbers[p] = values[p % channels];
     EightRows result;
-    for (int k = 0; k < channels; ++k) result.part[k] = Lanes::load(numbers + k * lane_count);
+    for (std::size_t k = 0; k < channels; ++k) result.part[k] = Lanes::load(numbers + k * lane_count);
     return result;
   }
   static EightRows zero() noexcept {
@@ -36,10 +36,10 @@ struct EightRows {
   // sums[c] of the lanes of each channel.
   void sums(double* out) const noexcept {
     double numbers[size];
-    for (int k = 0; k < channels; ++k) part[k].store(numbers + k * lane_count);
-    for (int c = 0; c < channels; ++c) {
+    for (std::size_t k = 0; k < channels; ++k) part[k].store(numbers + k * lane_count);
+    for (std::size_t c = 0; c < channels; ++c) {
       double lanes[lane_count];
-      for (int lane = 0; lane < lane_count; ++lane) lanes[lane] = numbers[lane * channels + c];
+      for (std::size_t lane = 0; lane < lane_count; ++lane) lanes[lane] = numbers[lane * channels + c];
       out[c] = sum_of_lanes(lanes);
     }
   }
@@ -47,11 +47,11 @@ struct EightRows {
 
 // Calls visit(k, numbers of each operand) for the parts of n rows from the cursor on. After the last row there is
 // rest[operand][channel].
-template <int channels, class Storage, std::size_t Operands, class Visit>
+template <std::size_t channels, class Storage, std::size_t Operands, class Visit>
 SYNCBN_ALWAYS_INLINE void for_each_eight_rows(const Slab<Storage, Operands>& slab, const Cursor<Operands>& cursor,
                                               Index n, const double (&rest)[Operands][channels],
                                               const Visit& visit) noexcept {
-  constexpr int size = channels * lane_count;
+  constexpr std::size_t size = EightRows<channels>::size;
   std::array<const Storage*, Operands> at;
   for (std::size_t o = 0; o < Operands; ++o) at[o] = slab.data[o] + cursor.offset(o);
   Index row = 0;
@@ -69,8 +69,9 @@ SYNCBN_ALWAYS_INLINE void for_each_eight_rows(const Slab<Storage, Operands>& sla
   if (row == n) return;
   double padded[Operands][size];
   for (std::size_t o = 0; o < Operands; ++o) {
-    for (int p = 0; p < size; ++p) {
-      padded[o][p] = p < (n - row) * channels ? load_element<double>(at[o] + p) : rest[o][p % channels];
+    for (std::size_t p = 0; p < size; ++p) {
+      padded[o][p] =
+          p < static_cast<std::size_t>(n - row) * channels ? load_element<double>(at[o] + p) : rest[o][p % channels];
     }
   }
   unrolled<channels>([&](auto k) SYNCBN_INLINE_LAMBDA {
@@ -80,13 +81,13 @@ SYNCBN_ALWAYS_INLINE void for_each_eight_rows(const Slab<Storage, Operands>& sla
   });
 }
 
-template <int channels, class Storage, class Put>
+template <std::size_t channels, class Storage, class Put>
 void moments_of_few_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, Index n, const Put& put) noexcept {
   using Rows = EightRows<channels>;
   const auto elements = static_cast<double>(n);
   double shift[1][channels];
   double total[channels];
-  for (int c = 0; c < channels; ++c) {
+  for (std::size_t c = 0; c < channels; ++c) {
     shift[0][c] = finite_or_zero(load_element<double>(slab.data[0] + cursor.offset(0) + c));
   }
   if constexpr (refines_shift<Storage>) {
@@ -96,7 +97,7 @@ void moments_of_few_columns(const Slab<Storage, 1>& slab, const Cursor<1>& curso
                                   [&](auto k, const std::array<Lanes, 1>& x)
                                       SYNCBN_INLINE_LAMBDA { sum.part[k] = sum.part[k] + (x[0] - origin.part[k]); });
     sum.sums(total);
-    for (int c = 0; c < channels; ++c) shift[0][c] = finite_or_zero(shift[0][c] + total[c] / elements);
+    for (std::size_t c = 0; c < channels; ++c) shift[0][c] = finite_or_zero(shift[0][c] + total[c] / elements);
   }
   const Rows origin = Rows::repeating(shift[0]);
   Rows sum = Rows::zero();
@@ -110,16 +111,17 @@ void moments_of_few_columns(const Slab<Storage, 1>& slab, const Cursor<1>& curso
   double total_squares[channels];
   sum.sums(total);
   squares.sums(total_squares);
-  for (int c = 0; c < channels; ++c) put(c, moments_about(shift[0][c], elements, total[c], total_squares[c]));
+  for (std::size_t c = 0; c < channels; ++c)
+    put(static_cast<Index>(c), moments_about(shift[0][c], elements, total[c], total_squares[c]));
 }
 
 // Operand 0 is dy, 1 is x.
-template <int channels, class Storage, class Put>
+template <std::size_t channels, class Storage, class Put>
 void gradient_sums_of_few_columns(const Slab<Storage, 2>& slab, const Cursor<2>& cursor, Index n, const double* mean,
                                   const Put& put) noexcept {
   using Rows = EightRows<channels>;
   double rest[2][channels];
-  for (int c = 0; c < channels; ++c) {
+  for (std::size_t c = 0; c < channels; ++c) {
     rest[0][c] = 0;
     rest[1][c] = mean[c];
   }
@@ -135,16 +137,17 @@ void gradient_sums_of_few_columns(const Slab<Storage, 2>& slab, const Cursor<2>&
   double centred_sums[channels];
   sum.sums(sums);
   centred.sums(centred_sums);
-  for (int c = 0; c < channels; ++c) put(c, TwoSums{sums[c], centred_sum(centred_sums[c], mean[c])});
+  for (std::size_t c = 0; c < channels; ++c)
+    put(static_cast<Index>(c), TwoSums{sums[c], centred_sum(centred_sums[c], mean[c])});
 }
 
 // Calls f with the number of channels as a constant. Returns false, if these functions are not for such a tensor.
 template <std::size_t Operands, class F>
 bool with_few_columns(const Geometry<Operands>& geometry, const F& f) noexcept {
   if (!geometry.dense_rows()) return false;
-  if (geometry.channels == 2) return f(std::integral_constant<int, 2>()), true;
-  if (geometry.channels == 3) return f(std::integral_constant<int, 3>()), true;
-  if (geometry.channels == 4) return f(std::integral_constant<int, 4>()), true;
+  if (geometry.channels == 2) return f(std::integral_constant<std::size_t, 2>()), true;
+  if (geometry.channels == 3) return f(std::integral_constant<std::size_t, 3>()), true;
+  if (geometry.channels == 4) return f(std::integral_constant<std::size_t, 4>()), true;
   return false;
 }
 

@@ -27,8 +27,8 @@ struct Grid {
         blocks((elements_per_channel + block_elements - 1) / block_elements),
         segments(blocks < most_segments ? blocks : most_segments) {}
 
-  // Segment s holds the blocks [first_block(s), first_block(s + 1)).
-  Index first_block(Index segment) const noexcept { return segment * blocks / segments; }
+  // Segment s holds the blocks [first_block(s), first_block(s + 1)); without elements there are none.
+  Index first_block(Index segment) const noexcept { return segments == 0 ? 0 : segment * blocks / segments; }
   Index first_element(Index block) const noexcept {
     const Index first = block * block_elements;
     return first < elements ? first : elements;
@@ -98,7 +98,7 @@ struct Geometry {
   }
 };
 
-// A place in a channel: the offset of each operand there, and how far the innermost run still goes.
+// A place in a channel that has elements: the offset of each operand there, and how far the innermost run still goes.
 template <std::size_t Operands>
 class Cursor {
  public:

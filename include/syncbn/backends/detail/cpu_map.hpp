@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <type_traits>
 
@@ -38,8 +39,9 @@ void map_runs(const Geometry<Inputs + 1>& geometry, const std::array<const Stora
               Access access) noexcept {
   using Source = OneChannel<P, decltype(coefficients_of(Index{0}))>;
   alignas(Source) std::byte memory[most_channels_at_once * sizeof(Source)];
-  Source* const sources = static_cast<Source*>(static_cast<void*>(memory));
-  for (Index c = range.first; c < range.last; ++c) std::construct_at(sources + (c - range.first), coefficients_of(c));
+  Source* const begin = static_cast<Source*>(static_cast<void*>(memory));
+  for (Index c = range.first; c < range.last; ++c) std::construct_at(begin + (c - range.first), coefficients_of(c));
+  const Source* const sources = std::launder(begin);
   const Write how = how_to_write<P>(geometry, out + range.first * geometry.channel_stride[Inputs], access);
   LineWriter<Storage> writer(out);
   Cursor<Inputs + 1> cursor(geometry, first);
@@ -92,6 +94,7 @@ template <class P, std::size_t Inputs, class Storage, class CoefficientsOf>
 void map_channels(const Geometry<Inputs + 1>& geometry, const std::array<const Storage*, Inputs>& in, Storage* out,
                   ChannelRange range, Index first, Index last, const CoefficientsOf& coefficients_of,
                   Access access) noexcept {
+  if (first >= last) return;
   if (geometry.contiguous_runs()) {
     map_runs<P>(geometry, in, out, range, first, last, coefficients_of, access);
   } else {

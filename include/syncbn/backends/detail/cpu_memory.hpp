@@ -62,10 +62,11 @@ SYNCBN_ALWAYS_INLINE void prefetch(const void* line) noexcept {
 #endif
 }
 
-// The same for the line that lies this far behind an element, in the tensor or not.
+// The same for the line that lies this far after an element, in the tensor or not.
 template <class T>
 SYNCBN_ALWAYS_INLINE void prefetch_beyond(const T* element, Index bytes) noexcept {
-  prefetch(static_cast<const char*>(static_cast<const void*>(element)) + bytes);
+  prefetch(
+      reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(element) + static_cast<std::uintptr_t>(bytes)));
 }
 
 // How many elements lie before the first address that stream_store() takes; more than a packet if there is none.
@@ -78,7 +79,7 @@ Index elements_to_alignment(const P* to) noexcept {
 }
 
 // Writes elements one after the other past the caches, in whole lines, though they come in runs of any length: runs are
-// put together in a buffer first.
+// put together in a buffer first. Elements lie at multiples of their size.
 template <class T>
 class LineWriter {
  public:
@@ -137,7 +138,7 @@ class LineWriter {
   T* line_;       // where buffer_ goes
   Index first_;   // elements of buffer_ that are not ours
   Index filled_;  // of buffer_
-  alignas(64) T buffer_[capacity];
+  alignas(64) T buffer_[static_cast<std::size_t>(capacity)];
 };
 
 }  // namespace cpu

@@ -10,8 +10,8 @@
 #include <syncbn/detail/config.hpp>
 #include <syncbn/scalar_kind.hpp>
 
-// Packets, as many P as a register holds, and how elements of any format get in and out of them. This file and
-// cpu_lanes.hpp are the ones that know Eigen's packet functions and intrinsics.
+// Packets, as many P as a register holds, and how elements of any format get in and out of them. This file,
+// cpu_lanes.hpp and cpu_memory.hpp are the ones that know intrinsics.
 
 namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
@@ -90,7 +90,8 @@ void store_element(Storage* to, Compute value) noexcept {
     const Storage element = static_cast<Storage>(value);
     std::memcpy(to, &element, sizeof element);
   } else if constexpr (std::is_same_v<Storage, Float16>) {
-    const std::uint16_t bits = Eigen::half(round_to_odd(value)).x;
+    const auto bits =
+        static_cast<std::uint16_t>(Eigen::half_impl::raw_half_as_uint16(Eigen::half(round_to_odd(value))));
     std::memcpy(to, &bits, sizeof bits);
   } else {
     const std::uint16_t bits = Eigen::bfloat16(round_to_odd(value)).value;

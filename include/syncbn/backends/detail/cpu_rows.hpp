@@ -23,18 +23,19 @@ Sum sum_segments(const Grid& grid, Index channel, Index first, Index last, const
   Merger<Sum> merger(grid, first);
   Index block = grid.first_block(first);
   const Index end = grid.first_block(last);
-  const auto some = [&]<int count>(std::integral_constant<int, count>) {
+  const auto some = [&]<std::size_t count>(std::integral_constant<std::size_t, count>) {
     // The last block of a channel may be smaller than the others.
-    while (block + count <= end && (count == 1 || grid.size_of(block + count - 1) == grid.size_of(block))) {
+    constexpr auto others = static_cast<Index>(count) - 1;
+    while (block + others < end && (others == 0 || grid.size_of(block + others) == grid.size_of(block))) {
       BlockOf blocks[count];
-      for (int k = 0; k < count; ++k) blocks[k] = {channel, block + k};
+      for (std::size_t k = 0; k < count; ++k) blocks[k] = {channel, block + static_cast<Index>(k)};
       Sum out[count];
       sum_blocks(blocks, grid.size_of(block), out);
-      for (int k = 0; k < count; ++k, ++block) merger.add(block, out[k]);
+      for (std::size_t k = 0; k < count; ++k, ++block) merger.add(block, out[k]);
     }
   };
-  some(std::integral_constant<int, blocks_at_once>());
-  some(std::integral_constant<int, 1>());
+  some(std::integral_constant<std::size_t, blocks_at_once>());
+  some(std::integral_constant<std::size_t, 1>());
   return merger.total();
 }
 
@@ -44,13 +45,14 @@ void sum_channels(const Grid& grid, ChannelRange range, bool side_by_side, Sum* 
                   const SumBlocks& sum_blocks) noexcept {
   Index c = range.first;
   if constexpr (blocks_at_once > 1) {
-    for (; side_by_side && c + blocks_at_once <= range.last; c += blocks_at_once) {
-      std::array<Merger<Sum>, blocks_at_once> mergers = [&]<int... k>(std::integer_sequence<int, k...>) {
+    constexpr auto at_once = static_cast<Index>(blocks_at_once);
+    for (; side_by_side && c + at_once <= range.last; c += at_once) {
+      std::array<Merger<Sum>, blocks_at_once> mergers = [&]<std::size_t... k>(std::index_sequence<k...>) {
         return std::array{(static_cast<void>(k), Merger<Sum>(grid, 0))...};
-      }(std::make_integer_sequence<int, blocks_at_once>());
+      }(std::make_index_sequence<blocks_at_once>());
       for (Index block = 0; block < grid.blocks; ++block) {
         BlockOf blocks[blocks_at_once];
-        for (int k = 0; k < blocks_at_once; ++k) blocks[k] = {c + k, block};
+        for (std::size_t k = 0; k < blocks_at_once; ++k) blocks[k] = {c + static_cast<Index>(k), block};
         Sum sums[blocks_at_once];
         sum_blocks(blocks, grid.size_of(block), sums);
         for (std::size_t k = 0; k < mergers.size(); ++k) mergers[k].add(block, sums[k]);
@@ -64,9 +66,9 @@ void sum_channels(const Grid& grid, ChannelRange range, bool side_by_side, Sum* 
 // How several blocks of moments are summed.
 template <class Storage>
 auto moments_summer(const Storage* data, const Geometry<1>& geometry, const Grid& grid) noexcept {
-  return [=, &geometry, &grid]<int count>(const BlockOf(&blocks)[count], Index n, ChannelMoments(&out)[count]) {
+  return [=, &geometry, &grid]<std::size_t count>(const BlockOf(&blocks)[count], Index n, ChannelMoments(&out)[count]) {
     using Walk = Blocks<count, Storage, 1>;
-    const auto place = [&](int k) {
+    const auto place = [&](std::size_t k) {
       const Storage* channel = data + blocks[k].channel * geometry.channel_stride[0];
       return typename Walk::Place{{channel}, grid.first_element(blocks[k].block)};
     };
@@ -78,15 +80,15 @@ auto moments_summer(const Storage* data, const Geometry<1>& geometry, const Grid
 template <class Storage>
 auto gradient_summer(const std::array<const Storage*, 2>& data, const Geometry<2>& geometry, const Grid& grid,
                      const double* mean) noexcept {
-  return [=, &geometry, &grid]<int count>(const BlockOf(&blocks)[count], Index n, TwoSums(&out)[count]) {
+  return [=, &geometry, &grid]<std::size_t count>(const BlockOf(&blocks)[count], Index n, TwoSums(&out)[count]) {
     using Walk = Blocks<count, Storage, 2>;
-    const auto place = [&](int k) {
+    const auto place = [&](std::size_t k) {
       const Index c = blocks[k].channel;
       return typename Walk::Place{{data[0] + c * geometry.channel_stride[0], data[1] + c * geometry.channel_stride[1]},
                                   grid.first_element(blocks[k].block)};
     };
     double means[count];
-    for (int k = 0; k < count; ++k) means[k] = mean[blocks[k].channel];
+    for (std::size_t k = 0; k < count; ++k) means[k] = mean[blocks[k].channel];
     gradient_sums_of_blocks(Walk(geometry, n, place), means, out);
   };
 }

@@ -33,19 +33,19 @@ template <class Storage>
 inline constexpr bool refines_shift = std::is_same_v<Storage, double>;
 
 // Blocks that are summed side by side: a block alone is one chain of additions, each of which waits for the one before.
-inline constexpr int blocks_at_once = Lanes::count >= 4 ? 1 : 4 / Lanes::count;
+inline constexpr std::size_t blocks_at_once = Lanes::count >= 4 ? 1 : 4 / Lanes::count;
 
 // f(0), f(1), ... with constants as arguments.
-template <int count, class F>
+template <std::size_t count, class F>
 SYNCBN_ALWAYS_INLINE void unrolled(const F& f) noexcept {
   [&]<int... k>(std::integer_sequence<int, k...>) {
     (f(std::integral_constant<int, k>()), ...);
-  }(std::make_integer_sequence<int, count>());
+  }(std::make_integer_sequence<int, static_cast<int>(count)>());
 }
 
 // `count` blocks of n elements each, walked side by side: where their elements are neighbours, in pieces as long as the
 // shortest run that is left; otherwise gathered first, as are runs so short that pieces would be shorter than lanes.
-template <int count, class Storage, std::size_t Operands>
+template <std::size_t count, class Storage, std::size_t Operands>
 class Blocks {
  public:
   using Pointers = const Storage* [Operands][count];
@@ -59,11 +59,11 @@ class Blocks {
   Blocks(const Geometry<Operands>& geometry, Index n, const PlaceOf& place) noexcept
       : n_(n),
         in_place_(geometry.contiguous_runs() && has_long_pieces(geometry, place)),
-        cursors_([&]<int... k>(std::integer_sequence<int, k...>) {
+        cursors_([&]<std::size_t... k>(std::index_sequence<k...>) {
           return std::array<Cursor<Operands>, count>{Cursor<Operands>(geometry, place(k).first)...};
-        }(std::make_integer_sequence<int, count>())) {
-    for (std::size_t k = 0; k < blocks; ++k) {
-      channels_[k] = place(static_cast<int>(k)).channel;
+        }(std::make_index_sequence<count>())) {
+    for (std::size_t k = 0; k < count; ++k) {
+      channels_[k] = place(k).channel;
       for (std::size_t o = 0; o < Operands && !in_place_; ++o) {
         gathered_[o][k] = fetch(channels_[k][o], cursors_[k], geometry, o, n, buffer_[o][k]);
       }
@@ -82,7 +82,7 @@ class Blocks {
     Pointers at;
     for (Index left = n_; left > 0;) {
       Index m = left;
-      for (std::size_t k = 0; k < blocks; ++k) {
+      for (std::size_t k = 0; k < count; ++k) {
         if (in_place_) m = std::min(m, cursors[k].run());
         for (std::size_t o = 0; o < Operands; ++o) {
           at[o][k] = in_place_ ? channels_[k][o] + cursors[k].offset(o) : gathered_[o][k];
@@ -90,19 +90,17 @@ class Blocks {
       }
       visit(at, m, (n_ - left) % lane_count);
       left -= m;
-      for (std::size_t k = 0; k < blocks && left > 0; ++k) cursors[k].advance(m);
+      for (std::size_t k = 0; k < count && left > 0; ++k) cursors[k].advance(m);
     }
   }
 
  private:
-  static constexpr auto blocks = static_cast<std::size_t>(count);
-
   // Runs that all blocks begin together are walked one by one; others cut each other into pieces.
   template <class PlaceOf>
   static bool has_long_pieces(const Geometry<Operands>& geometry, const PlaceOf& place) noexcept {
     constexpr Index long_enough = 16 * lane_count;
     bool together = true;
-    for (int k = 1; k < count; ++k) together = together && place(k).first == place(0).first;
+    for (std::size_t k = 1; k < count; ++k) together = together && place(k).first == place(0).first;
     return together || geometry.run_length() >= long_enough || geometry.run_length() % lane_count == 0;
   }
 
@@ -115,7 +113,7 @@ class Blocks {
 };
 
 // Calls visit(k, lanes of block k in each operand); rest[o][k] stands in for elements beyond the last.
-template <int count, class Storage, std::size_t Operands, class Visit>
+template <std::size_t count, class Storage, std::size_t Operands, class Visit>
 SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>& blocks,
                                          const double (&rest)[Operands][count], const Visit& visit) noexcept {
   constexpr int line = 64 / static_cast<int>(sizeof(Storage));
@@ -155,7 +153,7 @@ SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>&
   blocks.for_each_piece(piece);
 }
 
-template <int count, class Storage>
+template <std::size_t count, class Storage>
 void moments_of_blocks(const Blocks<count, Storage, 1>& blocks, ChannelMoments (&out)[count]) noexcept {
   const double elements = static_cast<double>(blocks.size());
   double shift[1][count];
@@ -197,7 +195,7 @@ inline double centred_sum(double sum, double mean) noexcept {
 }
 
 // Operand 0 is dy, 1 is x; mean is that of each block's channel.
-template <int count, class Storage>
+template <std::size_t count, class Storage>
 void gradient_sums_of_blocks(const Blocks<count, Storage, 2>& blocks, const double (&mean)[count],
                              TwoSums (&out)[count]) noexcept {
   double rest[2][count];

@@ -124,7 +124,8 @@ struct MapPass {
     map_channels<P, Inputs>(geometry, in, out, range, begin(segment), begin(segment + 1), coefficients_of, access);
   }
   void columns(Index part, Index parts) const noexcept {
-    const auto begin = [&](Index p) { return p == parts ? grid.elements : first_row_of_part(p, parts, grid.elements); };
+    const Index row_bytes = geometry.channels * static_cast<Index>(sizeof(Storage));
+    const auto begin = [&](Index p) { return first_row_of_part(p, parts, grid.elements, row_bytes); };
     map_columns<P, Inputs>(geometry, in, out, begin(part), begin(part + 1), coefficients_of, access);
   }
 
