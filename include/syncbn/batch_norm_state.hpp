@@ -10,6 +10,7 @@
 #include <syncbn/detail/call.hpp>
 #include <syncbn/detail/state_storage.hpp>
 #include <syncbn/options.hpp>
+#include <syncbn/rank_failure.hpp>
 
 namespace syncbn::inline v0 {
 
@@ -126,8 +127,9 @@ class BatchNormState {
   BatchNormState(const BatchNormState& other, const std::shared_ptr<Storage>& shared)
       : options_(other.options_), backend_(other.backend_), storage_(shared), flags_(other.flags_) {}
 
-  // What the ranks of a synchronized layer must agree about.
-  ExchangeCall describe_call(const char* operation, std::int64_t dims, ScalarKind kind, bool update) const {
+  // What the ranks of a synchronized layer must agree about. The backend may fail to tell the counter.
+  ExchangeCall describe_call(const char* operation, std::int64_t dims, ScalarKind kind, bool update,
+                             RankFailure& failure) const {
     ExchangeCall call;
     call.operation = operation;
     call.channels = channels();
@@ -136,7 +138,10 @@ class BatchNormState {
     call.eps = options_.eps;
     call.momentum = options_.momentum.value_or(std::numeric_limits<double>::quiet_NaN());
     call.flags = (options_.affine ? 1U : 0U) | (flags_.tracks ? 2U : 0U) | (update ? 4U : 0U);
-    call.batches = has_running_stats() ? num_batches_tracked() : -1;
+    call.batches = -1;
+    failure.capture([&] {
+      if (has_running_stats()) call.batches = num_batches_tracked();
+    });
     return call;
   }
 

@@ -22,6 +22,10 @@ template <class T>
 inline constexpr bool names_layers = false;
 template <template <class...> class Container, class... Elements>
 inline constexpr bool names_layers<Container<Elements...>> = (names_layers<Elements> || ...);
+template <class T>
+inline constexpr bool names_layers<const T> = names_layers<T>;
+template <class T>
+inline constexpr bool names_layers<T*> = names_layers<T>;
 template <std::size_t Dims, class Backend, class Communicator>
 inline constexpr bool names_layers<BatchNorm<Dims, Backend, Communicator>> = true;
 template <std::size_t Dims, class Backend, class Communicator>

@@ -31,11 +31,13 @@ void check_functional(const X& x, const Y& y, const Tensors& tensors, bool train
   check_rank<any_dims>(x.rank());
   // Of no channels, a given tensor may well have a null pointer.
   const auto absent = [&](const auto& v) { return v.data() == nullptr && (v.rank() == 0 || x.extent(1) > 0); };
-  if (!training && absent(tensors.running_mean)) throw Error("running_mean must be defined in evaluation mode");
-  if (!training && absent(tensors.running_var)) throw Error("running_var must be defined in evaluation mode");
   if (training) check_more_than_one_value(x);
-  check_optional("running_mean", tensors.running_mean, x.extent(1));
-  check_optional("running_var", tensors.running_var, x.extent(1));
+  const auto check_running = [&](const std::string& name, const auto& v) {
+    if (!training && absent(v)) throw Error(name + " must be defined in evaluation mode");
+    check_optional(name.c_str(), v, x.extent(1));
+  };
+  check_running("running_mean", tensors.running_mean);
+  check_running("running_var", tensors.running_var);
   check_optional("weight", tensors.weight, x.extent(1));
   check_optional("bias", tensors.bias, x.extent(1));
   check_output(y, x);

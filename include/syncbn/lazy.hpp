@@ -118,9 +118,11 @@ class LazyBatchNorm {
   /// the group. @return the new layer.
   template <class To>
   LazyBatchNorm<Dims, Backend, To> with_communicator(const To& communicator) const {
-    LazyBatchNorm<Dims, Backend, To> result(options_, backend_, exchange_.with(communicator));
+    // One number in the group, whether there is a layer or not: other ranks may not have one yet.
+    const Exchange<To> exchange = (layer_ ? layer_->exchange() : exchange_).with(communicator);
+    LazyBatchNorm<Dims, Backend, To> result(options_, backend_, exchange);
     result.flags_ = flags_;
-    if (layer_) result.layer_.emplace(detail::LayerAccess::share(*layer_, communicator));
+    if (layer_) result.layer_.emplace(detail::LayerAccess::share(*layer_, exchange));
     return result;
   }
 

@@ -19,15 +19,18 @@ struct SavedForward {
   int rank = 0;                                                    ///< number of dimensions of x
   std::array<Index, static_cast<std::size_t>(max_rank)> extent{};  ///< of x
 
-  /// @brief Extents of x. @return rank of them.
-  std::span<const Index> extents() const noexcept { return {extent.data(), static_cast<std::size_t>(rank)}; }
+  /// @brief Extents of x. @return rank of them; none where there are no statistics: before a forward pass, moved away.
+  std::span<const Index> extents() const noexcept {
+    const bool has_statistics = rank >= 2 && statistics.channels() == extent[1];
+    return {extent.data(), has_statistics ? static_cast<std::size_t>(rank) : 0};
+  }
 
   /// @brief Remembers the extents and makes room. @param x  activations.
   template <class T, class Space>
   void prepare(const TensorView<T, Space>& x) {
+    statistics.resize(x.extent(1));
     rank = x.rank();
     for (int d = 0; d < rank; ++d) extent[static_cast<std::size_t>(d)] = x.extent(d);
-    statistics.resize(x.extent(1));
   }
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <utility>
 
 #include <syncbn/concepts.hpp>
 
@@ -8,6 +9,36 @@
 /// The O(channels) numbers between the passes, in a backend's memory: values that own them.
 
 namespace syncbn::inline v0 {
+
+namespace detail {
+
+// For how many channels there is memory: for none where it was moved away, or could not be had.
+class ChannelCount {
+ public:
+  ChannelCount() = default;
+  ChannelCount(const ChannelCount&) = default;
+  ChannelCount(ChannelCount&& other) noexcept : value_(std::exchange(other.value_, 0)) {}
+  ChannelCount& operator=(const ChannelCount&) = default;
+  ChannelCount& operator=(ChannelCount&& other) noexcept {
+    value_ = std::exchange(other.value_, 0);
+    return *this;
+  }
+  ~ChannelCount() = default;
+
+  operator Index() const noexcept { return value_; }
+  // make_room() may throw.
+  template <class MakeRoom>
+  void set(Index channels, const MakeRoom& make_room) {
+    value_ = 0;
+    make_room();
+    value_ = channels;
+  }
+
+ private:
+  Index value_ = 0;
+};
+
+}  // namespace detail
 
 /// @brief Per-channel moments of everything accumulated so far: local ones before an exchange, global ones after it.
 /// @tparam Backend  in whose memory they lie.
@@ -20,9 +51,10 @@ class Moments {
 
   /// @brief Forgets what was accumulated. @param channels  how many from now on; allocates only if there are more.
   void reset(Index channels) {
-    channels_ = channels;
-    words_.resize(0);
-    words_.resize(static_cast<std::size_t>(1 + 2 * channels));
+    channels_.set(channels, [&] {
+      words_.resize(0);
+      words_.resize(static_cast<std::size_t>(1 + 2 * channels));
+    });
   }
   /// @brief Channels. @return as of reset().
   Index channels() const noexcept { return channels_; }
@@ -36,7 +68,7 @@ class Moments {
   const double* m2() const noexcept { return words_.data() + 1 + channels_; }
 
  private:
-  Index channels_ = 0;
+  detail::ChannelCount channels_;
   typename Backend::template buffer<double> words_;
 };
 
@@ -50,8 +82,7 @@ class Statistics {
   Statistics() = default;  ///< Room for nothing; allocates nothing.
   /// @brief Makes room. @param channels  how many; allocates only if there are more than ever before.
   void resize(Index channels) {
-    channels_ = channels;
-    words_.resize(static_cast<std::size_t>(1 + 3 * channels));
+    channels_.set(channels, [&] { words_.resize(static_cast<std::size_t>(1 + 3 * channels)); });
   }
   /// @brief Channels. @return as of resize().
   Index channels() const noexcept { return channels_; }
@@ -73,7 +104,7 @@ class Statistics {
   const double* inverse_deviation() const noexcept { return words_.data() + 1 + 2 * channels_; }
 
  private:
-  Index channels_ = 0;
+  detail::ChannelCount channels_;
   typename Backend::template buffer<double> words_;
 };
 
@@ -86,9 +117,10 @@ class ChannelPairs {
   explicit ChannelPairs(Index channels = 0) { reset(channels); }
   /// @brief Zeros again. @param channels  how many from now on; allocates only if there are more.
   void reset(Index channels) {
-    channels_ = channels;
-    words_.resize(0);
-    words_.resize(static_cast<std::size_t>(2 * channels));
+    channels_.set(channels, [&] {
+      words_.resize(0);
+      words_.resize(static_cast<std::size_t>(2 * channels));
+    });
   }
   /// @brief Channels. @return as of reset().
   Index channels() const noexcept { return channels_; }
@@ -102,7 +134,7 @@ class ChannelPairs {
   const double* dy_centred() const noexcept { return words_.data() + channels_; }
 
  private:
-  Index channels_ = 0;
+  detail::ChannelCount channels_;
   typename Backend::template buffer<double> words_;
 };
 

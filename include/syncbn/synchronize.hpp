@@ -58,7 +58,6 @@ template <class Communicator, class Backend>
 bool receive(Exchange<Communicator>& exchange, Backend& backend, Moments<Backend>& global) {
   const ChannelRange range = channels_of(exchange, exchange.finished());
   const double* sums = exchange.finish();
-  // Not before: up to here a rank must not throw alone.
   if (global.channels() != exchange.call().channels) global.reset(exchange.call().channels);
   const double count = exchange.total_count();
   const double limit = cancellation_limit(exchange.call().kind);
@@ -110,7 +109,8 @@ void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const Su
 /// @brief Waits for the moments of all ranks; where the mean dwarfs the deviation of a channel, all ranks do a second sum
 /// of its block about the common mean, for such channels (docs/numerics.md).
 /// @param exchange  started. @param backend  whose memory. @param local  as sent.
-/// @param global    filled; may not be @p local. @return values per channel on all ranks.
+/// @param global    filled; may not be @p local. Of as many channels beforehand, if memory may run out: a rank that cannot
+/// make room now throws alone. @return values per channel on all ranks.
 /// @throws as Exchange::finish.
 template <communicator Communicator, backend Backend>
 double finish_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local,
@@ -124,7 +124,7 @@ double finish_exchange(Exchange<Communicator>& exchange, Backend& backend, const
 }
 
 /// @brief Waits for the gradient sums of all ranks. @param exchange  started. @param backend  whose memory.
-/// @param global  filled. @throws as Exchange::finish.
+/// @param global  filled; as above. @throws as Exchange::finish.
 template <communicator Communicator, backend Backend>
 void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& global) {
   while (exchange.finished() < exchange.blocks()) detail::receive(exchange, backend, global);

@@ -29,6 +29,20 @@ using State = syncbn::BatchNormState<syncbn::CpuBackend<P>>;
 
 using Samples = std::vector<Index>;  // of each rank
 
+// Cannot copy to the host, on threads that are told so.
+class ForgetfulBackend : public syncbn::CpuBackend<> {
+ public:
+  static bool& forgets() {
+    static thread_local bool value = false;
+    return value;
+  }
+  template <class T>
+  void download(const T* from, Index n, T* to) const {
+    if (forgets()) throw syncbn::Error("no such counter");
+    syncbn::CpuBackend<>::download(from, n, to);
+  }
+};
+
 // A batch that ranks share: rank r has the samples after those of the ranks before it.
 struct SharedBatch {
   SharedBatch(Samples samples_of_ranks, std::vector<Index> inner, std::uint64_t seed, Number centre = 0.75L)
@@ -457,6 +471,22 @@ TEST_CASE("an input that one rank refuses is refused by all, and nothing has cha
       }
     }
   }
+}
+
+TEST_CASE("a layer that cannot be made takes no number in its group", "[batch_norm][ranks]") {
+  const ThreadCommunicator group = ThreadCommunicator::create(1).front();
+  CHECK(thrown_by([&] { Layer<> impossible(-1, {}, group); }).find("Error: Trying to create tensor") == 0);
+  CHECK(Layer<>(3, {}, group).exchange().name() == "#0");
+}
+
+TEST_CASE("a counter that one rank's backend cannot tell makes all throw", "[batch_norm][ranks]") {
+  const auto thrown = on_thread_ranks(2, [](ThreadCommunicator c) {
+    ForgetfulBackend::forgets() = c.rank() == 1;
+    syncbn::SyncBatchNorm<ForgetfulBackend, ThreadCommunicator> bn(3, {}, c);
+    Activations<float> x({4, 3}, values(12, 1));
+    return thrown_by([&] { static_cast<void>(bn.forward(x, x)); });
+  });
+  CHECK(thrown == std::vector<std::string>(2, "Error: no such counter [rank 1 of 2] [layer '#0']"));
 }
 
 TEST_CASE("ranks whose layers differ throw, all of them", "[batch_norm][ranks]") {

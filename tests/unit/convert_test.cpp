@@ -177,6 +177,27 @@ TEST_CASE("lazy layers are converted, before and after their first input", "[con
   CHECK(LayerSnapshot(reverted.layer()) == LayerSnapshot(synced.layer()));
 }
 
+TEST_CASE("a converted lazy layer takes one number in its group, whether it was used or not", "[convert]") {
+  using Lazy = syncbn::LazyBatchNorm<1, syncbn::CpuBackend<>, syncbn::SingleProcessCommunicator>;
+  const ThreadCommunicator group = group_of(1);
+  Lazy used;
+  used.materialize(3);
+  auto first = convert_sync_batchnorm(used, group);
+  auto second = convert_sync_batchnorm(Lazy(), group);
+  second.materialize(3);
+  CHECK(first.layer().exchange().name() == "#0");
+  CHECK(second.layer().exchange().name() == "#1");
+  CHECK(Synced<1>(3, {}, group).exchange().name() == "#2");
+}
+
+TEST_CASE("what names a layer is known through const and pointers", "[convert]") {
+  using syncbn::detail::names_layers;
+  STATIC_REQUIRE(names_layers<std::shared_ptr<const Plain<2>>>);
+  STATIC_REQUIRE(names_layers<std::vector<const Plain<2>*>>);
+  STATIC_REQUIRE(names_layers<Plain<2>*>);
+  STATIC_REQUIRE_FALSE(names_layers<std::vector<const int*>>);
+}
+
 TEST_CASE("shared lazy layers are converted, and pointers to one stay pointers to one", "[convert]") {
   using Lazy = syncbn::LazyBatchNorm<1, syncbn::CpuBackend<>, syncbn::SingleProcessCommunicator>;
   using SyncedLazy = syncbn::LazyBatchNorm<1, syncbn::CpuBackend<>, ThreadCommunicator>;

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <syncbn/all_reduce.hpp>
 #include <syncbn/backends/single_process_communicator.hpp>
 #include <syncbn/backends/thread_communicator.hpp>
 
@@ -667,6 +668,46 @@ TEST_CASE("a fault of the fabric says which call it met", "[exchange]") {
     CHECK(thrown_by([&] { exchange_once(exchange, part); }) == "nothing");
     CHECK(exchange.sequence() == 2);
   }
+}
+
+TEST_CASE("frames that a fault has left under way are not written to again", "[exchange]") {
+  using syncbn_test::Fault;
+  using Failing = syncbn_test::FailingCommunicator<ThreadCommunicator>;
+  const auto group = ThreadCommunicator::create(2);
+  Exchange<Failing> early(Failing(group[0], {Fault::Kind::throws_at_finish, 1, {}, {}}), "layer");
+  Exchange<ThreadCommunicator> late(group[1], "layer");
+  CHECK(thrown_by([&] { exchange_once(early, {}); }).find("finish failed on cue") != std::string::npos);
+  // The rank tries again with another batch, before the other has come.
+  RankFailure failure;
+  syncbn::HostQueue queue;
+  early.reserve(1);
+  early.begin({}, 1, 3, failure, queue);
+  early.start([](double* word) { word[0] = 100; });
+  CHECK(exchange_once(late, {}) == std::vector<double>{2});
+}
+
+TEST_CASE("an exchange that is never finished is given up by the next", "[exchange]") {
+  Exchange<ThreadCommunicator> exchange(ThreadCommunicator::create(1).front(), "layer");
+  RankFailure failure;
+  syncbn::HostQueue queue;
+  const auto begin = [&] { exchange.begin({}, 1, 3, failure, queue); };
+  begin();
+  begin();  // nothing was sent
+  exchange.start([](double*) {});
+  CHECK(thrown_by(begin) ==
+        "Error: call of layer 'layer', exchange 0, rank 0 of 1: the exchange before was never finished");
+  CHECK(exchange_once(exchange, {}) == std::vector<double>{1});
+  CHECK(exchange_once(exchange, {}) == std::vector<double>{1});
+}
+
+TEST_CASE("a second round needs no reservation", "[exchange]") {
+  Exchange<ThreadCommunicator> exchange(ThreadCommunicator::create(1).front());
+  RankFailure failure;
+  syncbn::HostQueue queue;
+  exchange.begin({}, 1, 3, failure, queue);
+  exchange.start([](double* word) { word[0] = 1; });
+  CHECK(exchange.finish()[0] == 1);
+  CHECK(exchange.again([](double* word) { word[0] = 7; })[0] == 7);
 }
 
 TEST_CASE("ranks that come at very different times agree all the same", "[exchange]") {

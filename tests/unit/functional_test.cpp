@@ -230,6 +230,9 @@ TEST_CASE("what the functional form refuses, and in which order", "[functional][
   CHECK(refused({4, 3}, "wb", false) == "Error: running_mean must be defined in evaluation mode");
   CHECK(refused({4, 3}, "v", false) == "Error: running_mean must be defined in evaluation mode");
   CHECK(refused({4, 3}, "mwb", false) == "Error: running_var must be defined in evaluation mode");
+  CHECK(refused({0, 3}, "", false) == "Error: running_mean must be defined in evaluation mode");
+  // One tensor after the other: first whether it is there, then whether it fits.
+  CHECK(refused({4, 5}, "mwb", false) == "Error: running_mean should contain 5 elements not 3 (x has 5 channels)");
 }
 
 TEST_CASE("the functional form refuses outputs that do not fit", "[functional][errors]") {

@@ -55,7 +55,7 @@ class MpiCommunicator {
   /// @throws CommunicatorError past the deadline; MPI cannot tell which ranks are missing.
   void finish(frame& f, HostQueue&) { group_->finish(f.storage()); }
 
-  /// @brief The ranks that gave the same color. @collective{MPI_Allreduce, MPI_Comm_split}
+  /// @brief The ranks that gave the same color. @collective{MPI_Allreduce, MPI_Comm_split; these block, without a deadline}
   /// @param color  0 or more. @param key  orders the ranks of the new group. @return the new communicator, with the old
   /// one's timeout. Its last copy frees the MPI communicator, which is collective in MPI's words: let go of it on all ranks.
   /// @throws Error if a color is negative, on every rank. @throws CommunicatorError if MPI reports an error.

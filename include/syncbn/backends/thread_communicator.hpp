@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -80,7 +81,7 @@ class ThreadCommunicator {
   /// @brief Numbers the layers that are made with this group. @return 0, 1, ... in order of calls, on each rank.
   std::uint64_t next_ordinal() noexcept { return group_->next_ordinal(rank_); }
   /// @brief Says that this rank will start no more frames; ranks that wait for it throw. @param why  empty: no error.
-  void leave(const std::string& why = {}) noexcept { group_->leave(rank_, why); }
+  void leave(std::string_view why = {}) noexcept { group_->leave(rank_, why); }
 
  private:
   ThreadCommunicator(std::shared_ptr<detail::ThreadGroup> group, int rank) : group_(std::move(group)), rank_(rank) {}
@@ -98,24 +99,32 @@ void run_thread_ranks(int ranks, const F& f) {
   std::mutex mutex;
   std::exception_ptr first;
   const auto body = [&](ThreadCommunicator communicator) {
-    std::string why;
+    const auto fail = [&](std::string_view why) {
+      {
+        const std::lock_guard lock(mutex);
+        if (first == nullptr) first = std::current_exception();
+      }
+      communicator.leave(why);
+    };
     try {
       f(communicator);
+      communicator.leave();
     } catch (const std::exception& e) {
-      why = e.what();
-      const std::lock_guard lock(mutex);
-      if (first == nullptr) first = std::current_exception();
+      fail(e.what());
     } catch (...) {
-      why = "an exception of unknown type";
-      const std::lock_guard lock(mutex);
-      if (first == nullptr) first = std::current_exception();
+      fail("an exception of unknown type");
     }
-    communicator.leave(why);
   };
-  {
-    std::vector<std::jthread> threads;
+  std::vector<std::jthread> threads;
+  threads.reserve(group.size());
+  try {
     for (const ThreadCommunicator& communicator : group) threads.emplace_back(body, communicator);
+  } catch (...) {
+    // Those that run wait for the others.
+    for (std::size_t r = threads.size(); r < group.size(); ++r) group[r].leave("no thread for this rank");
+    throw;
   }
+  threads.clear();
   if (first != nullptr) std::rethrow_exception(first);
 }
 

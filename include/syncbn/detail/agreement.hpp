@@ -62,69 +62,95 @@ inline constexpr std::size_t longest_name = 1400;
 static_assert(words_per_message + 1 + static_cast<Index>(longest_name / characters_per_word) <
               header_frame_words - header::payload);
 
-// `sum()` adds the words of the frame at `words` over all ranks. `describe()` says what this rank was calling in `layer`.
+// `sum()` adds the words of the frame at `words` over all ranks.
+template <class Sum>
+class ErrorRound {
+ public:
+  ErrorRound(double* words, int rank, int ranks, const std::string& layer, const Sum& sum) noexcept
+      : words_(words), rank_(rank), ranks_(ranks), layer_(layer), sum_(sum) {}
+
+  // The lowest rank that failed, or -1; and whether this one calls what rank 0 does.
+  int find_speaker(bool failed, std::uint64_t fingerprint, bool& differs) const {
+    clear();
+    if (failed) set_rank(payload(), rank_);
+    const auto digit = [&](int i) { return static_cast<double>(fingerprint >> (16 * i) & 0xffffU); };
+    for (int i = 0; i < 4 && rank_ == 0; ++i) words_[header::digits + i] = digit(i);
+    sum_();
+    differs = false;
+    for (int i = 0; i < 4; ++i) differs = differs || words_[header::digits + i] != digit(i);
+    return lowest_rank(payload(), ranks_);
+  }
+
+  [[noreturn]] void throw_failure_of(int speaker, const RankFailure& failure) const {
+    clear();
+    if (rank_ == speaker) {
+      words_[0] = static_cast<double>(failure.kind());
+      write_text(payload(), failure.message());
+      write_text(payload() + words_per_message, std::string_view(layer_).substr(0, longest_name));
+    }
+    sum_();
+    Text message;
+    Text name;
+    read_text(payload(), message);
+    read_text(payload() + words_per_message, name);
+    throw_failure(static_cast<FailureKind>(words_[0]),
+                  std::string(message.view()) + from(speaker) + " [layer '" + std::string(name.view()) + "']");
+  }
+
+  // `describe()` says what this rank was calling.
+  template <class Describe>
+  [[noreturn]] void throw_disagreement(bool differs, const Describe& describe) const {
+    clear();
+    if (differs) set_rank(payload(), rank_);
+    sum_();
+    const int other = lowest_rank(payload(), ranks_);
+    if (other < 0) throw CommunicatorError("the header's sums are wrong although all ranks sent the same words");
+    Text mine;
+    if (rank_ == 0 || rank_ == other) {
+      try {
+        copy_text(describe(), mine);
+      } catch (const std::exception& e) {
+        copy_text(e.what(), mine);
+      }
+    }
+    Text first;
+    Text second;
+    tell(0, mine, first);
+    tell(other, mine, second);
+    throw Error("ranks disagree about what they are calling: " + std::string(first.view()) + from(0) + ", but " +
+                std::string(second.view()) + from(other));
+  }
+
+ private:
+  double* payload() const noexcept { return words_ + header::payload; }
+  void clear() const noexcept {
+    for (Index i = 0; i < header_frame_words; ++i) words_[i] = 0;
+  }
+  void tell(int speaker, const Text& mine, Text& told) const {
+    clear();
+    if (rank_ == speaker) write_text(payload(), mine.view());
+    sum_();
+    read_text(payload(), told);
+  }
+  std::string from(int rank) const { return " [rank " + std::to_string(rank) + " of " + std::to_string(ranks_) + "]"; }
+
+  double* words_;
+  int rank_;
+  int ranks_;
+  const std::string& layer_;
+  const Sum& sum_;
+};
+
+// `describe()` says what this rank was calling in `layer`.
 template <class Sum, class Describe>
 [[noreturn]] void throw_together(double* words, int rank, int ranks, std::uint64_t fingerprint,
                                  const RankFailure& failure, const std::string& layer, const Sum& sum,
                                  const Describe& describe) {
-  double* const payload = words + header::payload;
-  const auto clear = [&] {
-    for (Index i = 0; i < header_frame_words; ++i) words[i] = 0;
-  };
-  const auto from = [&](int r) { return " [rank " + std::to_string(r) + " of " + std::to_string(ranks) + "]"; };
-  const auto tell = [&](int speaker, const Text& mine, Text& told) {
-    clear();
-    if (rank == speaker) write_text(payload, mine.view());
-    sum();
-    read_text(payload, told);
-  };
-
-  // Who failed; and what rank 0 was calling, in case nobody did.
-  clear();
-  if (failure.failed()) set_rank(payload, rank);
-  if (rank == 0) {
-    for (int i = 0; i < 4; ++i) words[header::digits + i] = static_cast<double>(fingerprint >> (16 * i) & 0xffffU);
-  }
-  sum();
-  if (const int speaker = lowest_rank(payload, ranks); speaker >= 0) {
-    clear();
-    if (rank == speaker) {
-      words[0] = static_cast<double>(failure.kind());
-      write_text(payload, failure.message());
-      write_text(payload + words_per_message, std::string_view(layer).substr(0, longest_name));
-    }
-    sum();
-    Text message;
-    Text name;
-    read_text(payload, message);
-    read_text(payload + words_per_message, name);
-    throw_failure(static_cast<FailureKind>(words[0]),
-                  std::string(message.view()) + from(speaker) + " [layer '" + std::string(name.view()) + "']");
-  }
-
+  const ErrorRound round(words, rank, ranks, layer, sum);
   bool differs = false;
-  for (int i = 0; i < 4; ++i) {
-    differs = differs || words[header::digits + i] != static_cast<double>(fingerprint >> (16 * i) & 0xffffU);
-  }
-  clear();
-  if (differs) set_rank(payload, rank);
-  sum();
-  const int other = lowest_rank(payload, ranks);
-  if (other < 0) throw CommunicatorError("the header's sums are wrong although all ranks sent the same words");
-  Text mine;
-  if (rank == 0 || rank == other) {
-    try {
-      copy_text(describe(), mine);
-    } catch (const std::exception& e) {
-      copy_text(e.what(), mine);
-    }
-  }
-  Text first;
-  Text second;
-  tell(0, mine, first);
-  tell(other, mine, second);
-  throw Error("ranks disagree about what they are calling: " + std::string(first.view()) + from(0) + ", but " +
-              std::string(second.view()) + from(other));
+  const int speaker = round.find_speaker(failure.failed(), fingerprint, differs);
+  if (speaker >= 0) round.throw_failure_of(speaker, failure);
+  round.throw_disagreement(differs, describe);
 }
 
 }  // namespace syncbn::inline v0::detail

@@ -13,7 +13,11 @@ struct LayerAccess {
   // The same layer in another group, sharing state with `layer`.
   template <std::size_t Dims, class Backend, class From, class To>
   static BatchNorm<Dims, Backend, To> share(const BatchNorm<Dims, Backend, From>& layer, To communicator) {
-    return BatchNorm<Dims, Backend, To>(layer, layer.storage_, layer.exchange_.with(std::move(communicator)));
+    return share(layer, layer.exchange_.with(std::move(communicator)));
+  }
+  template <std::size_t Dims, class Backend, class From, class To>
+  static BatchNorm<Dims, Backend, To> share(const BatchNorm<Dims, Backend, From>& layer, Exchange<To> exchange) {
+    return BatchNorm<Dims, Backend, To>(layer, layer.storage_, std::move(exchange));
   }
 
   // A layer around an exchange that exists already.

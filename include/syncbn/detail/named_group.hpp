@@ -45,7 +45,6 @@ class NamedGroup {
     return std::string(operation) + " of layer '" + name_ + "', exchange " + std::to_string(sequence) + ", rank " +
            std::to_string(communicator.rank()) + " of " + std::to_string(communicator.size()) + ": ";
   }
-
   Communicator communicator;
 
  private:

@@ -39,4 +39,25 @@ inline Plan plan_of(Index words, double bytes, Index most = most_blocks) noexcep
   return {words, words_per_channel * ((channels + wanted - 1) / wanted)};
 }
 
+// How far an exchange has come.
+struct Progress {
+  Index started = 0;    // blocks: handed to the fabric
+  Index landed = 0;     // back from it
+  Index finished = 0;   // handed on
+  bool judged = false;  // the header
+  bool open = false;    // something was started, and not all is finished
+};
+
+// What a layer's exchanges are planned by: the same on all ranks.
+struct Planner {
+  Index most = most_blocks;
+  double bytes = 0;  // of a rank's tensor in the largest exchange so far, on average
+
+  Plan plan(Index words) const noexcept { return plan_of(words, bytes, most); }
+  void take(double total_count, const ExchangeCall& call, int ranks) noexcept {
+    const double elements = total_count * static_cast<double>(call.channels) / ranks;
+    bytes = std::max(bytes, elements * static_cast<double>(size_of(call.kind)));
+  }
+};
+
 }  // namespace syncbn::inline v0::detail

@@ -37,6 +37,9 @@ int splits = 0;
 int frees = 0;
 int initializations = 0;
 int finalizations = 0;
+// The next MPI_Test fails, and takes this request out of the library's hands.
+bool next_test_fails = false;
+MPI_Request lost = MPI_REQUEST_NULL;
 
 int world_rank() {
   int rank = 0;
@@ -122,6 +125,13 @@ int MPI_Comm_dup(MPI_Comm communicator, MPI_Comm* copy) {
 int MPI_Comm_split(MPI_Comm communicator, int color, int key, MPI_Comm* part) {
   ++splits;
   return PMPI_Comm_split(communicator, color, key, part);
+}
+int MPI_Test(MPI_Request* request, int* done, MPI_Status* status) {
+  if (!next_test_fails) return PMPI_Test(request, done, status);
+  next_test_fails = false;
+  lost = *request;
+  *request = MPI_REQUEST_NULL;
+  return MPI_ERR_OTHER;
 }
 int MPI_Comm_free(MPI_Comm* communicator) {
   ++frees;
@@ -421,6 +431,22 @@ TEST_CASE("a rank that is late past the deadline: the others throw, and all go o
   }
   check_all_said(forward(layer), "nothing");
   // The user's communicator can be freed: the library leaves its own to the process.
+  PMPI_Comm_free(&user);
+}
+
+TEST_CASE("an error that MPI tells a poll is not lost", "[mpi]") {
+  MPI_Comm user = MPI_COMM_NULL;
+  PMPI_Comm_dup(MPI_COMM_WORLD, &user);
+  MpiCommunicator communicator(user);
+  syncbn::HostQueue queue;
+  auto frame = communicator.acquire(512);
+  communicator.start(frame, queue);
+  next_test_fails = true;
+  CHECK(communicator.poll(frame));
+  CHECK_FALSE(next_test_fails);
+  CHECK(thrown_by([&] { communicator.finish(frame, queue); }).find("CommunicatorError: MPI_Test: ") == 0);
+  CHECK_FALSE(communicator.usable());
+  PMPI_Wait(&lost, MPI_STATUS_IGNORE);
   PMPI_Comm_free(&user);
 }
 

@@ -5,14 +5,32 @@
 #include <chrono>
 #include <cmath>
 #include <cstddef>
+#include <fstream>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 #include <vector>
+
+#include <sys/resource.h>
+
+#include <syncbn/all_reduce.hpp>
 
 #include "support/catch.hpp"
 #include "support/thread_ranks.hpp"
 #include "support/thrown_by.hpp"
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SYNCBN_TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define SYNCBN_TEST_SANITIZED 1
+#endif
+#endif
+#if !defined(SYNCBN_TEST_SANITIZED)
+#define SYNCBN_TEST_SANITIZED 0
+#endif
 
 // What every communicator promises is tested by the conformance suite; here is what threads add.
 
@@ -269,6 +287,19 @@ TEST_CASE("a deadline counts from when a rank begins to wait, not from when it s
   CHECK(thrown == std::vector<std::string>(2, "nothing"));
 }
 
+TEST_CASE("where a poll has met the deadline, finish does not wait", "[thread]") {
+  Two group;
+  group[0].set_timeout(milliseconds(20));
+  Frame frame = filled(group[0], 1, 1);
+  group[0].start(frame, group.queue);
+  std::this_thread::sleep_for(milliseconds(30));  // nobody has asked yet
+  CHECK_FALSE(group[0].poll(frame));
+  std::this_thread::sleep_for(milliseconds(30));
+  CHECK(group[0].poll(frame));
+  group[0].set_timeout(std::chrono::hours(24));
+  CHECK(thrown_by([&] { group[0].finish(frame, group.queue); }).find("from rank 1") != std::string::npos);
+}
+
 TEST_CASE("a timeout of for ever is possible", "[thread]") {
   const auto thrown = on_thread_ranks(2, [](ThreadCommunicator c) {
     c.set_timeout(std::chrono::nanoseconds::max());
@@ -368,6 +399,33 @@ TEST_CASE("run_thread_ranks: no rank waits, in a group made by split either, for
 }
 
 // ---- Split -----------------------------------------------------------------------------------------------------------
+
+#if !SYNCBN_TEST_SANITIZED  // sanitizers need more addresses than there are then
+TEST_CASE("run_thread_ranks: a thread that cannot be started keeps nobody waiting", "[thread]") {
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_AS, &before) == 0);
+  std::ifstream pages_of_this("/proc/self/statm");
+  rlim_t pages = 0;
+  REQUIRE(pages_of_this >> pages);
+  rlimit little = before;
+  little.rlim_cur = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + (rlim_t{100} << 20U);
+  std::mutex mutex;
+  std::vector<std::string> thrown_in_ranks;
+  REQUIRE(setrlimit(RLIMIT_AS, &little) == 0);
+  const std::string thrown = thrown_by([&] {
+    syncbn::run_thread_ranks(200, [&](ThreadCommunicator c) {
+      c.set_timeout(std::chrono::seconds(30));
+      const std::string mine = sum_of_ones(c);
+      const std::lock_guard lock(mutex);
+      thrown_in_ranks.push_back(mine);
+    });
+  });
+  REQUIRE(setrlimit(RLIMIT_AS, &before) == 0);
+  CHECK(thrown != "nothing");
+  CHECK_FALSE(thrown_in_ranks.empty());
+  for (const std::string& mine : thrown_in_ranks) CHECK(mine.find("no thread for this rank") != std::string::npos);
+}
+#endif
 
 TEST_CASE("split refuses a negative color, on every rank", "[thread]") {
   const auto thrown = on_thread_ranks(3, [](ThreadCommunicator c) {

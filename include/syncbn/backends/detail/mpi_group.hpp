@@ -20,7 +20,8 @@ namespace syncbn::inline v0::detail {
 
 struct MpiFlight {
   MPI_Request request = MPI_REQUEST_NULL;
-  std::chrono::steady_clock::time_point deadline{};
+  int status = MPI_SUCCESS;                          // of a test that failed
+  std::chrono::steady_clock::time_point deadline{};  // none before somebody asks
 };
 
 class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
@@ -73,7 +74,7 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
 
   void start(Storage& storage) {
     check_usable();
-    storage.flight.deadline = Clock::now() + std::min<Clock::duration>(timeout_, std::chrono::hours(24 * 365));
+    storage.flight = {};
     const int status = MPI_Iallreduce(MPI_IN_PLACE, storage.words.get(), static_cast<int>(storage.size), MPI_DOUBLE,
                                       MPI_SUM, communicator_, &storage.flight.request);
     if (status != MPI_SUCCESS) fail("MPI_Iallreduce: " + message(status));
@@ -81,7 +82,10 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
 
   // True whenever finish() will not wait: it may throw at once.
   bool poll(Storage& storage) noexcept {
-    return !usable() || landed(storage.flight) || Clock::now() >= storage.flight.deadline;
+    MpiFlight& flight = storage.flight;
+    if (!usable() || landed(flight) || flight.status != MPI_SUCCESS) return true;
+    if (flight.deadline == Clock::time_point()) flight.deadline = deadline();
+    return Clock::now() >= flight.deadline;
   }
 
   void finish(Storage& storage) {
@@ -89,16 +93,17 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     // Ranks may share cores: give way at once, and sleep when it takes long.
     constexpr auto patience = std::chrono::milliseconds(2);
     const auto begin = Clock::now();
-    storage.flight.deadline =
-        begin + std::min<Clock::duration>(
-                    timeout_, std::chrono::hours(24 * 365));  // time spent on other work since start() does not count
+    MpiFlight& flight = storage.flight;
+    if (flight.status != MPI_SUCCESS) fail("MPI_Test: " + message(flight.status));
+    // Time spent on other work before anybody asked does not count.
+    if (flight.deadline == Clock::time_point() || flight.deadline > begin) flight.deadline = deadline();
     while (true) {
       int done = 0;
-      const int status = MPI_Test(&storage.flight.request, &done, MPI_STATUS_IGNORE);
+      const int status = MPI_Test(&flight.request, &done, MPI_STATUS_IGNORE);
       if (status != MPI_SUCCESS) fail("MPI_Test: " + message(status));
       if (done != 0) return;
       const auto now = Clock::now();
-      if (now >= storage.flight.deadline) {
+      if (now >= flight.deadline) {
         fail("no answer within " + std::to_string(std::chrono::duration<double>(timeout_).count()) +
              " s; MPI cannot tell which ranks are missing");
       }
@@ -177,10 +182,15 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     MpiGroup& group = **kept;
     if (user == MPI_COMM_WORLD || user == MPI_COMM_SELF) {
       group.communicator_ = MPI_COMM_NULL;
+      group.leave_to_process_unless([](const MpiFlight& flight) { return flight.request == MPI_REQUEST_NULL; });
     } else {
       group.free_communicator();
     }
-    if (group.failure_.empty()) group.failure_ = "the MPI communicator was freed";
+    try {
+      if (group.failure_.empty()) group.failure_ = "the MPI communicator was freed";
+    } catch (...) {
+      group.failure_ = "freed";  // so short that no memory is needed
+    }
     return MPI_SUCCESS;
   }
 
@@ -188,20 +198,30 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
   // may still write to is then left to the process.
   void free_communicator() noexcept {
     if (communicator_ == MPI_COMM_NULL || !running()) return;
-    const bool landed_all = pool_.all_landed([this](MpiFlight& flight) { return landed(flight); });
-    if (landed_all && failure_.empty()) {
-      MPI_Comm_free(&communicator_);
-    } else if (!landed_all) {
-      *left_to_process_ = std::move(pool_);
-      static_cast<void>(left_to_process_.release());
-    }
+    const bool landed_all = leave_to_process_unless([this](MpiFlight& flight) { return landed(flight); });
+    if (landed_all && failure_.empty()) MPI_Comm_free(&communicator_);
     communicator_ = MPI_COMM_NULL;
   }
+  template <class Landed>
+  bool leave_to_process_unless(const Landed& landed) noexcept {
+    if (pool_.all_landed(landed)) return true;
+    if (left_to_process_ == nullptr) return false;
+    *left_to_process_ = std::move(pool_);
+    static_cast<void>(left_to_process_.release());
+    return false;
+  }
 
+  // What fails here is told by finish(): MPI may have forgotten the request by then.
   bool landed(MpiFlight& flight) noexcept {
     if (flight.request == MPI_REQUEST_NULL) return true;
+    if (!usable() || flight.status != MPI_SUCCESS) return false;
     int done = 0;
-    return usable() && MPI_Test(&flight.request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done != 0;
+    flight.status = MPI_Test(&flight.request, &done, MPI_STATUS_IGNORE);
+    return flight.status == MPI_SUCCESS && done != 0;
+  }
+
+  Clock::time_point deadline() const noexcept {
+    return Clock::now() + std::min<Clock::duration>(timeout_, std::chrono::hours(24 * 365));
   }
 
   void check_usable() const {

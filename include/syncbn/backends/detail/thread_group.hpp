@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -25,7 +26,7 @@ using Clock = std::chrono::steady_clock;
 struct ThreadFlight {
   bool started = false;
   std::uint64_t sequence = 0;
-  Clock::time_point deadline{};
+  Clock::time_point deadline{};  // none before somebody asks
 };
 
 class ThreadGroup {
@@ -66,11 +67,11 @@ class ThreadGroup {
     std::unique_lock lock(mutex_);
     if (!failure_.empty()) throw CommunicatorError(failure_);
     Member& member = members_[at(rank)];
-    storage.flight = {true, member.next_sequence,
-                      Clock::now() + std::min<Clock::duration>(timeout_, std::chrono::hours(24 * 365))};
+    storage.flight = {true, member.next_sequence, deadline()};
     Sum& sum = sums_[member.next_sequence % most_in_flight];
     // The slot is still taken by the sum 64 frames ago: the other ranks are that far behind.
     wait(lock, storage.flight, [&] { return sum.sequence == storage.flight.sequence; });
+    storage.flight.deadline = {};
     ++member.next_sequence;
     sum.parts[at(rank)] = &storage;
     if (++sum.arrived < members_.size()) return;
@@ -87,27 +88,35 @@ class ThreadGroup {
   }
 
   // True whenever finish() will not wait: it may throw at once.
-  bool poll(const Storage& storage) noexcept {
+  bool poll(Storage& storage) noexcept {
     const std::lock_guard lock(mutex_);
-    return landed(storage.flight) || !failure_.empty() || Clock::now() >= storage.flight.deadline;
+    ThreadFlight& flight = storage.flight;
+    if (landed(flight) || !failure_.empty()) return true;
+    if (flight.deadline == Clock::time_point()) flight.deadline = deadline();
+    return Clock::now() >= flight.deadline;
   }
 
   void finish(Storage& storage) {
     std::unique_lock lock(mutex_);
-    storage.flight.deadline =
-        Clock::now() +
-        std::min<Clock::duration>(
-            timeout_, std::chrono::hours(24 * 365));  // time spent on other work since start() does not count
+    // Time spent on other work before anybody asked does not count.
+    const Clock::time_point asked = storage.flight.deadline;
+    if (asked == Clock::time_point() || asked > Clock::now()) storage.flight.deadline = deadline();
     wait(lock, storage.flight, [&] { return landed(storage.flight); });
     storage.flight.started = false;
   }
 
   // A rank that will start no more frames; whoever waits for it is told at once.
-  void leave(int rank, const std::string& why) noexcept {
+  void leave(int rank, std::string_view why) noexcept {
     const std::lock_guard lock(mutex_);
     members_[at(rank)].left = true;
     for (const auto& [part, part_rank] : members_[at(rank)].parts) part->leave(part_rank, why);
-    if (!why.empty() && failure_.empty()) failure_ = "rank " + std::to_string(rank) + " left with an error: " + why;
+    if (!why.empty() && failure_.empty()) {
+      try {
+        failure_ = "rank " + std::to_string(rank) + " left with an error: " + std::string(why);
+      } catch (...) {
+        failure_ = "a rank failed";  // so short that no memory is needed
+      }
+    }
     changed_.notify_all();
   }
 
@@ -147,6 +156,10 @@ class ThreadGroup {
     std::shared_ptr<ThreadGroup> group;
     int came = 0;
   };
+
+  Clock::time_point deadline() const noexcept {
+    return Clock::now() + std::min<Clock::duration>(timeout_, std::chrono::hours(24 * 365));
+  }
 
   static std::size_t at(int rank) noexcept { return static_cast<std::size_t>(rank); }
 

@@ -1,0 +1,9 @@
+// What -ffast-math defines, said here.
+// expect: syncbn: -ffast-math reorders sums and denies NaNs
+#define __FAST_MATH__ 1
+#ifndef SYNCBN_MISTAKE
+#define SYNCBN_ALLOW_FAST_MATH
+#endif
+#include <syncbn/syncbn.hpp>
+
+syncbn::Index channels(const syncbn::BatchNorm<2>& bn) { return bn.channels(); }
