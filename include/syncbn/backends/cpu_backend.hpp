@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include <syncbn/backends/detail/cpu_finalize.hpp>
 #include <syncbn/backends/detail/cpu_tasks.hpp>
 #include <syncbn/backends/executors.hpp>
 #include <syncbn/concepts.hpp>
@@ -71,7 +72,11 @@ class CpuBackend {
   /// @brief Calls f(c) for c in [0, channels). @param channels  how many. @param f  a functor of the channel.
   template <class F>
   void for_each_channel(Index channels, const F& f) const {
-    for (Index c = 0; c < channels; ++c) f(c);
+    if constexpr (requires { cpu::run(channels, f); }) {
+      cpu::run(channels, f);
+    } else {
+      for (Index c = 0; c < channels; ++c) f(c);
+    }
   }
 
   // ---- Passes over a tensor ------------------------------------------------------------------------------------------

@@ -207,6 +207,17 @@ void for_each_channel(const Slab<Storage, Operands>& slab, const F& f) noexcept 
   }
 }
 
+// The function of that name in cpu_sums.hpp, for a group of channels.
+inline void moments_about(const ChannelPacket& shift, double count, const GroupSums& sums, double* mean,
+                          double* m2) noexcept {
+  const ChannelPacket counts = packet_math::pset1<ChannelPacket>(count);
+  const ChannelPacket sum = sum_of_group(sums.first);
+  const ChannelPacket squares = sum_of_group(sums.second);
+  packet_math::pstoreu(mean, packet_math::padd(shift, packet_math::pdiv(sum, counts)));
+  packet_math::pstoreu(m2, packet_math::psub(squares, packet_math::pdiv(packet_math::pmul(sum, sum), counts)));
+  for (int c = 0; c < group_channels; ++c) m2[c] = m2[c] < 0 ? 0 : m2[c];
+}
+
 // The moments of a block of n rows: put(channel of the slab, moments) for each channel.
 template <class Storage, class Put>
 void moments_of_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, Index n, const Put& put) noexcept {
@@ -240,15 +251,11 @@ void moments_of_columns(const Slab<Storage, 1>& slab, const Cursor<1>& cursor, I
              first = packet_math::padd(first, d);
              second = packet_math::pmadd(d, d, second);
            });
-  double sum[most_groups<Storage>][group_channels];
-  double squares[most_groups<Storage>][group_channels];
-  for (Index g = 0; g < slab.groups(); ++g) {
-    packet_math::pstoreu(sum[g], sum_of_group(sums[g].first));
-    packet_math::pstoreu(squares[g], sum_of_group(sums[g].second));
-  }
-  for_each_channel(slab, [&](Index channel, Index g, Index c) {
-    put(channel, moments_about(shift[g][c], elements, sum[g][c], squares[g][c]));
-  });
+  double mean[most_groups<Storage>][group_channels];
+  double m2[most_groups<Storage>][group_channels];
+  for (Index g = 0; g < slab.groups(); ++g) moments_about(origin[g], elements, sums[g], mean[g], m2[g]);
+  for_each_channel(
+      slab, [&](Index channel, Index g, Index c) { put(channel, ChannelMoments{elements, mean[g][c], m2[g][c]}); });
 }
 
 // The sums of the gradient over a block of n rows; operand 0 is dy, 1 is x.
