@@ -65,8 +65,8 @@ SYNCBN_ALWAYS_INLINE void prefetch(const void* line) noexcept {
 // The same for the line that lies this far after an element, in the tensor or not.
 template <class T>
 SYNCBN_ALWAYS_INLINE void prefetch_beyond(const T* element, Index bytes) noexcept {
-  prefetch(
-      reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(element) + static_cast<std::uintptr_t>(bytes)));
+  const auto address = reinterpret_cast<std::uintptr_t>(element) + static_cast<std::uintptr_t>(bytes);
+  prefetch(reinterpret_cast<const void*>(address));  // NOLINT(performance-no-int-to-ptr): it may point at nothing
 }
 
 // How many elements lie before the first address that stream_store() takes; more than a packet if there is none.
