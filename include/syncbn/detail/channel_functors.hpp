@@ -56,7 +56,7 @@ struct UpdateRunning {
 
   SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
     if (*count < 2) return;
-    const double unbiased = variance[c] * (*count / (*count - 1));  // one division for all channels
+    const double unbiased = variance[c] * *count / (*count - 1);
     if (running_mean != nullptr) {
       P& value = running_mean[c * mean_stride];
       value = static_cast<P>(running_update(static_cast<double>(value), mean[c], momentum));
