@@ -33,7 +33,7 @@ inline void run(Index channels, const syncbn::detail::FinalizeMoments& f) noexce
       channels,
       [&](Index c) {
         const Packet<double> variance = packet_math::pdiv(load(f.m2 + c), all(count));
-        const Packet<double> deviation = packet_math::psqrt(packet_math::padd(variance, all(f.eps)));
+        const Packet<double> deviation = square_root(packet_math::padd(variance, all(f.eps)));
         packet_math::pstoreu(f.mean_out + c, load(f.mean + c));
         packet_math::pstoreu(f.variance + c, variance);
         packet_math::pstoreu(f.inverse_deviation + c, packet_math::pdiv(all(1), deviation));

@@ -40,6 +40,15 @@ inline Packet<double> load_widened(const float* p) noexcept {
 }
 inline Packet<double> load_widened(const double* p) noexcept { return packet_math::ploadu<Packet<double>>(p); }
 
+// Rounded as std::sqrt is; Eigen's for AVX-512 is an approximation.
+inline Packet<double> square_root(const Packet<double>& value) noexcept {
+#if defined(EIGEN_VECTORIZE_AVX512)
+  return _mm512_maskz_sqrt_pd(0xff, value);
+#else
+  return packet_math::psqrt(value);
+#endif
+}
+
 // The elements' own formats -> the type in which a kernel computes.
 inline float to_float(Float16 h) noexcept {
   std::uint16_t bits;
