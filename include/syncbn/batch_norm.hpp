@@ -45,16 +45,6 @@ class BatchNorm : public detail::BatchNormPasses<Dims, Backend, Communicator> {
                      Backend backend = Backend())
       : Passes(channel_count, options, std::move(communicator), std::move(backend)) {}
 
-  using State::bias;
-  using State::bias_grad;
-  using State::channels;
-  using State::has_running_stats;
-  using State::num_batches_tracked;
-  using State::running_mean;
-  using State::running_var;
-  using State::weight;
-  using State::weight_grad;
-
   // ---- The passes ----------------------------------------------------------------------------------------------------
 
   /// @brief Normalizes x in the layer's mode; in training, updates the running statistics and the counter.

@@ -22,10 +22,8 @@ class BatchNormPasses : public BatchNormState<Backend> {
 
  protected:
   using State = BatchNormState<Backend>;
-  using typename State::ConstParameterView;
-  using typename State::Parameter;
-  using typename State::ParameterView;
-  using Saved = SavedForward<Backend>;
+
+ public:
   using State::bias;
   using State::bias_grad;
   using State::channels;
@@ -35,6 +33,12 @@ class BatchNormPasses : public BatchNormState<Backend> {
   using State::running_var;
   using State::weight;
   using State::weight_grad;
+
+ protected:
+  using typename State::ConstParameterView;
+  using typename State::Parameter;
+  using typename State::ParameterView;
+  using Saved = SavedForward<Backend>;
 
   // A layer that cannot be made takes no number in the group: the state comes first.
   BatchNormPasses(Index channel_count, const BatchNormOptions& options, Communicator communicator, Backend backend)
