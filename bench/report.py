@@ -52,9 +52,13 @@ class Case:
         if self.passing == "inference":
             return move
         channels = self.extents[1]
-        resident = self.bytes <= CACHE_BYTES if self.in_rows else self.bytes / channels <= L2_BYTES
         inputs = 2 if self.passing == "backward" else 1
+        resident = self.bytes <= CACHE_BYTES if self.in_rows else inputs * self.bytes / channels <= L2_BYTES
         return move if resident else move + inputs * read
+
+    def steps(self):
+        """Time of ours by that of moving the same bytes in the same order; None where it was not measured."""
+        return 1 / self.ratio["steps"] if "steps" in self.ratio else None
 
 
 def geometric_mean(values):
@@ -107,6 +111,9 @@ def bars(cases):
         for in_rows in (False, True):
             row(f"ours / limit{tag}, forward and backward f32 over 16 MB, {'NHWC, NC' if in_rows else 'NCHW'}", 1.25,
                 [(limited(c), c.name) for c in over_16mb if c.passing != "inference" and c.in_rows == in_rows], False)
+        if not ask:
+            row("ours / the same bytes in the same steps, forward and backward f32 over 16 MB, NCHW", 1.25,
+                [(c.steps(), c.name) for c in over_16mb], False)
         row(f"ours / copy{tag}, inference f32 over 16 MB", 1.05,
             [(limited(c), c.name) for c in over_16mb if c.passing == "inference"], False)
     for passing in ("forward", "backward"):
@@ -131,8 +138,8 @@ def markdown(cases, context):
         "",
         "Geometric means over tensors of more than 64 KB; below 1 x limit would be faster than the memory:",
         "",
-        "| pass | format | layout | threads | variant | cases | faster peer | least | oneDNN blocked | copy first | time / limit (over 16 MB) | asking ahead |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| pass | format | layout | threads | variant | cases | faster peer | least | oneDNN blocked | copy first | time / limit (over 16 MB) | asking ahead | time / steps |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     groups = {}
     for c in cases:
@@ -147,16 +154,17 @@ def markdown(cases, context):
             + f" | {text(geometric_mean([c.ratio.get('onednn.blocked') for c in group]))}"
             + f" | {text(geometric_mean([c.ratio.get(c.ours + '.copied') for c in group]))}"
             + f" | {text(geometric_mean([1 / c.limit() for c in large]))}"
-            + f" | {text(geometric_mean([1 / c.limit(asks_ahead=True) for c in large]))} |")
+            + f" | {text(geometric_mean([1 / c.limit(asks_ahead=True) for c in large]))}"
+            + f" | {text(geometric_mean([c.steps() for c in large]))} |")
     lines += [
         "",
-        "| case | us | oneDNN | oneDNN blocked | LibTorch | AVX2 | SSE2 | time / limit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| case | us | oneDNN | oneDNN blocked | LibTorch | AVX2 | SSE2 | time / limit | time / steps |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for c in cases:
         columns = [text(c.ratio.get(p)) for p in ("onednn", "onednn.blocked", "torch", "syncbn_avx2", "syncbn_sse2")]
         limit = c.limit()
-        lines.append(f"| {c.name} | {c.microseconds:.1f} | " + " | ".join(columns) + f" | {text(limit and 1 / limit)} |")
+        lines.append(f"| {c.name} | {c.microseconds:.1f} | " + " | ".join(columns) + f" | {text(limit and 1 / limit)} | {text(c.steps())} |")
     return "\n".join(lines) + "\n"
 
 

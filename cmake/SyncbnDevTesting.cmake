@@ -56,9 +56,7 @@ function(syncbn_add_unit_test name)
       ${test}.${isa} SOURCES ${syncbn_SOURCE_DIR}/tests/unit/${name}_test.cpp LIBS syncbn_test_dev ${arg_NEEDS}
                              ${arg_LIBS})
     string(REPLACE "," ";-m" flags "-m${${isa}}")
-    # g++ 12 takes the undefined parts of its own intrinsics for mistakes.
-    target_compile_options(
-      ${test}.${isa} PRIVATE ${flags} $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-uninitialized>)
+    target_compile_options(${test}.${isa} PRIVATE ${flags})
     add_test(NAME ${test}.${isa} COMMAND ${syncbn_SOURCE_DIR}/tests/support/if_cpu_has ${${isa}}
                                          $<TARGET_FILE:${test}.${isa}>)
     set_tests_properties(

@@ -1,6 +1,7 @@
 // The least that any implementation must do: move the bytes. Plainly, and asking for lines ahead of the processor's own
 // prefetchers, which is faster where tensors are large.
 
+#include <algorithm>
 #include <cstring>
 #include <immintrin.h>
 
@@ -80,6 +81,73 @@ Contender limit(const char* name, const Part& part) {
           }};
 }
 
+// The bytes of [first, last) summed up; what is 4 KB beyond is asked for.
+__attribute__((target("avx512f"))) __m512 sum_of(const std::byte* first, const std::byte* last) {
+  __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (int k = 0; first < last; first += 64, k ^= 1) {
+    ask<4096>(first);
+    sum[k] = _mm512_add_ps(sum[k], _mm512_loadu_ps(first));
+  }
+  return _mm512_add_ps(sum[0], sum[1]);
+}
+
+// What a kernel for (N, C, S...) moves, in the order in which it has to: as many channels as are 128 KB are read over the
+// whole batch, and then once more, from the caches, while as many bytes are written. Nothing is computed.
+struct Steps {
+  const Case& c;
+  const Buffers& b;
+  std::size_t channel_bytes = c.bytes() / static_cast<std::size_t>(c.extents[0] * c.channels());
+  std::size_t samples = static_cast<std::size_t>(c.extents[0]);
+  std::size_t channels = static_cast<std::size_t>(c.channels());
+  std::size_t at_once = std::max<std::size_t>(1, (std::size_t{128} << 10) / (channel_bytes * samples));
+  bool backward = c.pass == Pass::backward;
+  bool past_caches = c.bytes() >= std::size_t{4} << 20;
+  // The caches have what was read last.
+  bool turns_back = channel_bytes * samples * (backward ? 2 : 1) > std::size_t{1} << 20;
+
+  // f(first, last): what sample n has of some channels, in whole lines.
+  template <class F>
+  void run(std::size_t channel, std::size_t n, const F& f) const {
+    const std::size_t end = std::min(channel + at_once, channels);
+    f((n * channels + channel) * channel_bytes / 64 * 64, (n * channels + end) * channel_bytes / 64 * 64);
+  }
+  __attribute__((target("avx512f"))) void operator()(std::size_t channel) const {
+    __m512 sum = _mm512_setzero_ps();
+    for (std::size_t n = 0; n < samples; ++n) {
+      run(channel, n, [&](std::size_t first, std::size_t last) __attribute__((target("avx512f"))) {
+        sum = _mm512_add_ps(sum, sum_of(b.x + first, b.x + last));
+        if (backward) sum = _mm512_add_ps(sum, sum_of(b.dy + first, b.dy + last));
+      });
+    }
+    float lanes[16];
+    _mm512_storeu_ps(lanes, sum);
+    read_sink = lanes[0];
+    for (std::size_t n = 0; n < samples; ++n) {
+      run(channel, turns_back ? samples - 1 - n : n, [&](std::size_t first, std::size_t last) {
+        if (!backward) {
+          past_caches ? stream_copy<0>(b.x, b.y, first, last)
+                      : static_cast<void>(std::memcpy(b.y + first, b.x + first, last - first));
+        } else {
+          past_caches ? stream_triad<0>(b.x, b.dy, b.y, first, last) : triad(b.x, b.dy, b.y, first, last);
+        }
+      });
+    }
+  }
+};
+
+Contender steps() {
+  return {"steps", [](const Case& c, const Buffers& b) -> Run {
+            const bool in_rows = c.layout == Layout::channels_last || c.extents.size() == 2;
+            if (in_rows || c.sliced || c.in_place || c.pass == Pass::inference) return {};
+            return {[steps = Steps{c, b}, threads = c.threads] {
+                      const auto groups = static_cast<int>((steps.channels + steps.at_once - 1) / steps.at_once);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+                      for (int g = 0; g < groups; ++g) steps(static_cast<std::size_t>(g) * steps.at_once);
+                    },
+                    {}};
+          }};
+}
+
 }  // namespace
 
 std::vector<Contender> limits() {
@@ -98,6 +166,7 @@ std::vector<Contender> limits() {
             [](const Buffers& b, Place first, Place last) { stream_triad<ahead>(b.x, b.dy, b.y, first, last); }),
       limit("read", [](const Buffers& b, Place first, Place last) { read<0>(b.x, first, last); }),
       limit("read.ahead", [](const Buffers& b, Place first, Place last) { read<ahead>(b.x, first, last); }),
+      steps(),
   };
 }
 

@@ -13,6 +13,7 @@
 #include <malloc.h>
 #include <memory>
 #include <numeric>
+#include <random>
 #include <string>
 
 #include <benchmark/benchmark.h>
@@ -116,26 +117,33 @@ struct Options {
 struct Entry {
   std::string name;
   std::function<void()> run;
-  int calls = 1;  // in a round
+  int calls = 1;         // in a round
+  int calls_before = 1;  // that are not timed
   double round_seconds = 0;
   std::vector<double> seconds;  // of a call, in each round
 };
 
-// As many calls as the clock needs: 50 us.
+// As many calls as the clock needs: 50 us; and as many before them that the caches are those of this contender: 100 us.
 Entry warm_up(const std::string& name, const std::function<void()>& run) {
   const double first = seconds_of(run, 1);
-  const int calls = static_cast<int>(std::clamp(50e-6 / std::max(seconds_of(run, 3), 1e-9), 1.0, 2000.0));
-  return {name, run, calls, (calls + 1) * std::min(first, seconds_of(run, 2)), {}};
+  const double seconds = std::max(seconds_of(run, 3), 1e-9);
+  const int calls = static_cast<int>(std::clamp(50e-6 / seconds, 1.0, 2000.0));
+  const int calls_before = static_cast<int>(std::clamp(100e-6 / seconds, 1.0, 2000.0));
+  return {name, run, calls, calls_before, (calls + calls_before) * std::min(first, seconds_of(run, 2)), {}};
 }
 
 // Returns the time of all calls.
 double time_rounds(std::vector<Entry>& entries, int rounds) {
   double total = 0;
+  std::mt19937 random(1);
+  std::vector<std::size_t> order(entries.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
   for (int r = 0; r < rounds; ++r) {
-    for (std::size_t k = 0; k < entries.size(); ++k) {
-      // Each contender follows each other one equally often.
-      Entry& entry = entries[(k + static_cast<std::size_t>(r)) % entries.size()];
-      entry.run();
+    // What a contender finds in the caches depends on who came before it: in a fixed order always the same one.
+    std::shuffle(order.begin(), order.end(), random);
+    for (const std::size_t k : order) {
+      Entry& entry = entries[k];
+      seconds_of(entry.run, entry.calls_before);
       entry.seconds.push_back(seconds_of(entry.run, entry.calls));
       total += entry.seconds.back();
     }

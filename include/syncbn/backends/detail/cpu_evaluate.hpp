@@ -159,6 +159,7 @@ SYNCBN_ALWAYS_INLINE Index evaluate_packets(std::array<const Storage*, Inputs> i
     if (bytes_ahead > 0) {
       for (std::size_t k = 0; k < Inputs; ++k) prefetch_beyond(in[k] + i, bytes_ahead);
     }
+    if constexpr (!past_caches) prefetch_into_first_cache(out + i, bytes_ahead_of_results);
     for (Index j = i; j < i + line; j += width) put(j);
   }
   for (; i + width <= n; i += width) put(i);

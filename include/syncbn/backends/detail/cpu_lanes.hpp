@@ -38,7 +38,9 @@ struct Lanes {
       if constexpr (std::is_same_v<Load, double>) {
         values = _mm512_maskz_expandloadu_pd(lanes, from);
       } else {
-        values = _mm512_maskz_cvtps_pd(0xff, _mm512_castps512_ps256(_mm512_maskz_expandloadu_ps(lanes, from)));
+        // Unmasked intrinsics, casts among them, make g++ 12 warn.
+        const __m512d floats = _mm512_castps_pd(_mm512_maskz_expandloadu_ps(lanes, from));
+        values = _mm512_maskz_cvtps_pd(0xff, _mm256_castpd_ps(_mm512_maskz_extractf64x4_pd(0xff, floats, 0)));
       }
       Lanes result;
       result.part[0] = _mm512_mask_mov_pd(_mm512_set1_pd(rest), lanes, values);

@@ -53,7 +53,7 @@ inline void end_streaming() noexcept {
 #endif
 }
 
-// Asks for a line to be read soon. Inlined always, as must be whoever does nothing else: g++ takes a call for useless.
+// Asks for a line to be read soon, into the second cache. Inlined always, as must be whoever does nothing else: g++ takes a call for useless.
 SYNCBN_ALWAYS_INLINE void prefetch(const void* line) noexcept {
 #if defined(__GNUC__)
   __builtin_prefetch(line, 0, 2);
@@ -62,11 +62,24 @@ SYNCBN_ALWAYS_INLINE void prefetch(const void* line) noexcept {
 #endif
 }
 
-// The same for the line that lies this far after an element, in the tensor or not.
+// The address that lies this far after an element, in the tensor or not.
+template <class T>
+SYNCBN_ALWAYS_INLINE const void* beyond(const T* element, Index bytes) noexcept {
+  const auto address = reinterpret_cast<std::uintptr_t>(element) + static_cast<std::uintptr_t>(bytes);
+  return reinterpret_cast<const void*>(address);  // NOLINT(performance-no-int-to-ptr): it may point at nothing
+}
 template <class T>
 SYNCBN_ALWAYS_INLINE void prefetch_beyond(const T* element, Index bytes) noexcept {
-  const auto address = reinterpret_cast<std::uintptr_t>(element) + static_cast<std::uintptr_t>(bytes);
-  prefetch(reinterpret_cast<const void*>(address));  // NOLINT(performance-no-int-to-ptr): it may point at nothing
+  prefetch(beyond(element, bytes));
+}
+template <class T>
+SYNCBN_ALWAYS_INLINE void prefetch_into_first_cache(const T* element, Index bytes) noexcept {
+#if defined(__GNUC__)
+  __builtin_prefetch(beyond(element, bytes), 0, 3);
+#else
+  static_cast<void>(element);
+  static_cast<void>(bytes);
+#endif
 }
 
 // How many elements lie before the first address that stream_store() takes; more than a packet if there is none.

@@ -149,7 +149,24 @@ inline __m128 four_floats(const BFloat16* from) noexcept {
   const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
   return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), bits));
 }
-#if defined(EIGEN_VECTORIZE_AVX)
+#if defined(EIGEN_VECTORIZE_AVX2)
+inline Packet<float> load_floats(const BFloat16* from) noexcept {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
+  const __m256i bits = _mm256_castps_si256(value);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i sign = _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0x80000000U)));
+  const __m256i quiet = _mm256_or_si256(sign, _mm256_set1_epi32(0x7fc00000));
+  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+  const __m256i result = _mm256_srai_epi32(_mm256_blendv_epi8(rounded, quiet, is_nan), 16);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm_packs_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1)));
+}
+inline Packet<double> load_doubles(const BFloat16* from) noexcept { return _mm256_cvtps_pd(four_floats(from)); }
+#elif defined(EIGEN_VECTORIZE_AVX)
 inline Packet<float> load_floats(const BFloat16* from) noexcept {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(four_floats(from)), four_floats(from + 4), 1);
 }

@@ -33,7 +33,7 @@ template <class Storage>
 inline constexpr bool refines_shift = std::is_same_v<Storage, double>;
 
 // Blocks that are summed side by side: a block alone is one chain of additions, each of which waits for the one before.
-inline constexpr std::size_t blocks_at_once = Lanes::count >= 4 ? 1 : 4 / Lanes::count;
+inline constexpr std::size_t blocks_at_once = std::max<std::size_t>(1, most_blocks_at_once / Lanes::count);
 
 // f(0), f(1), ... with constants as arguments.
 template <std::size_t count, class F>
@@ -138,7 +138,7 @@ SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>&
     };
     const auto ask_ahead = [&](Index i) SYNCBN_INLINE_LAMBDA {
       unrolled<count>([&](auto k) {
-        for (std::size_t o = 0; o < Operands; ++o) prefetch_beyond(at[o][k] + i, bytes_ahead_of_block);
+        for (std::size_t o = 0; o < Operands; ++o) prefetch_beyond(at[o][k] + i, bytes_ahead_of_walk);
       });
     };
     Index i = head;

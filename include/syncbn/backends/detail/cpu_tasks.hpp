@@ -29,7 +29,7 @@ struct MomentsPass {
       : geometry(x), grid(geometry.elements), data(x.data()), end(x.data() + x.size()) {}
 
   void channels(ChannelRange range, Sum* out) const noexcept {
-    sum_channels(grid, range, channels_side_by_side<Storage>(geometry, grid, blocks_at_once), out, summer());
+    sum_channels(grid, range, channels_side_by_side<Storage>(geometry, grid), out, summer());
   }
   Sum row(Index channel, Index segment) const noexcept {
     return sum_segments<Sum>(grid, channel, segment, segment + 1, summer());
@@ -67,7 +67,7 @@ struct GradientPass {
         mean(mean_of_x) {}
 
   void channels(ChannelRange range, Sum* out) const noexcept {
-    sum_channels(grid, range, channels_side_by_side<Storage>(geometry, grid, blocks_at_once), out, summer());
+    sum_channels(grid, range, channels_side_by_side<Storage>(geometry, grid), out, summer());
   }
   Sum row(Index channel, Index segment) const noexcept {
     return sum_segments<Sum>(grid, channel, segment, segment + 1, summer());
@@ -115,7 +115,12 @@ struct MapPass {
   // Of channels that were just summed.
   void summed_channels(ChannelRange range) const noexcept {
     const Access how{access.past_caches, bytes_to_next_channels<Storage>(geometry, grid)};
-    map_channels<P, Inputs>(geometry, in, out, range, 0, grid.elements, coefficients_of, how);
+    if (!outgrows_cache<Storage>(geometry, grid)) {
+      return map_channels<P, Inputs>(geometry, in, out, range, 0, grid.elements, coefficients_of, how);
+    }
+    for (Index s = grid.segments; s-- > 0;) {
+      map_channels<P, Inputs>(geometry, in, out, range, first(s), first(s + 1), coefficients_of, how);
+    }
   }
   // A segment, but of whole runs where they are short.
   void rows(ChannelRange range, Index segment) const noexcept {
