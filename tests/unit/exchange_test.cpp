@@ -465,11 +465,13 @@ TEST_CASE("the plan follows from what all ranks share", "[exchange][blocks]") {
   CHECK(plan_of(2, 1e12).blocks() == 1);
   CHECK(plan_of(200, 0).blocks() == 1);
   CHECK(plan_of(200, 15.99 * block).blocks() == 1);
-  CHECK(plan_of(200, 16 * block).blocks() == 15);  // 100 channels: of 7, the last of 2
-  CHECK(plan_of(200, 1e12, 64).blocks() == 50);    // of 2 channels
-  CHECK(plan_of(512, 1e12).blocks() == 256);       // of one
-  CHECK(plan_of(514, 1e12).blocks() == 129);       // 257 channels: of 2, the last of one
-  CHECK(plan_of(4096, 1e300).blocks() == 256);     // of 8
+  CHECK(plan_of(200, 16 * block).blocks() == 13);  // 100 channels: of 8, the last of 4
+  CHECK(plan_of(60, 10 * block).blocks() == 1);
+  CHECK(plan_of(60, 20 * block).blocks() == 15);  // 30 channels: of 2
+  CHECK(plan_of(200, 1e12, 64).blocks() == 50);   // of 2 channels
+  CHECK(plan_of(512, 1e12).blocks() == 256);      // of one
+  CHECK(plan_of(514, 1e12).blocks() == 129);      // 257 channels: of 2, the last of one
+  CHECK(plan_of(4096, 1e300).blocks() == 256);    // of 8
   for (const Index channels : {1, 2, 63, 64, 65, 255, 256, 257, 1000, 4099}) {
     for (double bytes = 0; bytes < 600 * block; bytes += 1.7 * block) {
       const auto plan = plan_of(2 * channels, bytes);

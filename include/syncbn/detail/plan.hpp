@@ -14,6 +14,8 @@ inline constexpr Index most_blocks_under_way = 64;     // handed to the fabric a
 inline constexpr double bytes_of_a_block = 256 << 10;  // at least, of a rank's tensor: a part of a second cache
 // Less than this is in a cache when it is read again; one frame is then better than several.
 inline constexpr double bytes_worth_blocks = 4 << 20;
+// Blocks of more channels have a multiple of so many: backends sum short channels side by side, and leave none alone.
+inline constexpr Index channels_side_by_side = 4;
 
 struct Plan {
   Index words = 0;        // of the payload
@@ -36,7 +38,9 @@ inline Plan plan_of(Index words, double bytes, Index most = most_blocks) noexcep
   const double worth = std::min(bytes / bytes_of_a_block, static_cast<double>(most));
   const Index wanted = std::min(static_cast<Index>(worth), channels);
   if (wanted <= 1) return {words, words};
-  return {words, words_per_channel * ((channels + wanted - 1) / wanted)};
+  const Index least = (channels + wanted - 1) / wanted;
+  constexpr Index unit = channels_side_by_side;
+  return {words, words_per_channel * (least <= unit ? least : (least + unit - 1) / unit * unit)};
 }
 
 // How far an exchange has come.
