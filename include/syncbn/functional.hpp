@@ -106,7 +106,7 @@ void batch_norm_backward(const D& dy, const X& x, const SavedForward<Backend>& s
     GradientCoefficients<Backend> coefficients;
     propagate_alone(backend, gradient, input, saved.statistics, sums, coefficients, weight, output);
   } else {
-    sums.reset(input.extent(1));
+    sums.reset(backend, input.extent(1));
     accumulate(backend, gradient, input, saved.statistics, sums);
     propagate(backend, gradient, saved.statistics, weight, output);
   }

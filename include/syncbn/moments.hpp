@@ -10,6 +10,13 @@
 /// The mathematics of one channel: pure functions of doubles, for host and device. docs/numerics.md derives the bounds.
 
 namespace syncbn::inline v0 {
+
+namespace detail {
+// Outside of functions, where CUDA lets no constant be computed by the standard library.
+template <class P>
+inline constexpr double largest_number = static_cast<double>(std::numeric_limits<P>::max());
+}  // namespace detail
+
 // Whether products and sums are fused depends on the -m flags: code compiled with different ones has different names.
 inline namespace SYNCBN_CPU_ISA {
 
@@ -68,7 +75,7 @@ SYNCBN_HOST_DEVICE constexpr double cancellation_limit(ScalarKind kind) noexcept
 /// @return true if centred sums are needed.
 SYNCBN_HOST_DEVICE inline bool needs_centred_sums(double count, ChannelSums sums, double limit) noexcept {
   if (count == 0 || sums.s1 == 0 || !std::isfinite(sums.s1)) return false;
-  constexpr double smallest_normal = std::numeric_limits<double>::min();
+  constexpr double smallest_normal = 0x1p-1022;
   if (sums.s2 < smallest_normal) return true;
   return !(sums.s2 <= limit * from_sums(count, sums).m2);
 }
@@ -107,7 +114,7 @@ SYNCBN_HOST_DEVICE inline double running_update(double running, double value, do
 /// NaN of a deviation of 0. @tparam P  float or double. @param value  any. @return the number.
 template <class P>
 SYNCBN_HOST_DEVICE inline P saturate(double value) noexcept {
-  constexpr double most = static_cast<double>(std::numeric_limits<P>::max());
+  constexpr double most = detail::largest_number<P>;
   if (std::isfinite(value) && std::abs(value) > most) return static_cast<P>(std::copysign(most, value));
   return static_cast<P>(value);
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include <syncbn/concepts.hpp>
 #include <syncbn/detail/channel_functors.hpp>
 #include <syncbn/statistics.hpp>
@@ -55,13 +57,16 @@ void use_running(Backend& backend,
 /// @brief running = (1 - momentum) * running + momentum * value, the variance unbiased. Nothing if fewer than 2 values.
 /// @param backend  whose memory. @param statistics  of the batch. @param momentum  weight of the batch.
 /// @param running_mean  one per channel, or a view of nothing. @param running_var  likewise.
+/// @param batches  null; or, in the backend's memory, the batches so far, whose average is taken: momentum is then
+/// 1 / (batches + 1).
 template <backend Backend>
 void update_running(Backend& backend, const Statistics<Backend>& statistics, double momentum,
                     TensorView<typename Backend::parameter_type, typename Backend::memory_space> running_mean,
-                    TensorView<typename Backend::parameter_type, typename Backend::memory_space> running_var) {
+                    TensorView<typename Backend::parameter_type, typename Backend::memory_space> running_var,
+                    const std::int64_t* batches = nullptr) {
   backend.for_each_channel(statistics.channels(),
                            detail::UpdateRunning<typename Backend::parameter_type>{
-                               statistics.count(), statistics.mean(), statistics.variance(), momentum,
+                               statistics.count(), statistics.mean(), statistics.variance(), momentum, batches,
                                running_mean.data(), running_mean.stride(0), running_var.data(), running_var.stride(0)});
 }
 
@@ -98,7 +103,7 @@ void normalize_alone(Backend& backend, const X& x, double eps, Moments<Backend>&
   using P = typename Backend::parameter_type;
   const TensorView<const Element, typename Backend::memory_space> input(view(x));
   const auto output = view(y);
-  moments.reset(input.extent(1));
+  moments.resize(input.extent(1));
   statistics.resize(input.extent(1));
   const detail::FinalizeMoments finish{
       moments.count(),    moments.mean(),    moments.m2(),          eps,
@@ -110,6 +115,7 @@ void normalize_alone(Backend& backend, const X& x, double eps, Moments<Backend>&
                 }) {
     backend.accumulate_and_normalize(input, moments.pointers(), finish, coefficients_of, output);
   } else {
+    moments.reset(backend, input.extent(1));
     backend.accumulate(input, moments.pointers());
     backend.for_each_channel(input.extent(1), finish);
     backend.normalize(input, coefficients_of, output);
@@ -139,7 +145,7 @@ void accumulate(Backend& backend, const D& dy, const X& x, const Statistics<Back
 template <backend Backend>
 void finalize(Backend& backend, const GradientSums<Backend>& sums, const Statistics<Backend>& statistics,
               GradientCoefficients<Backend>& coefficients) {
-  if (coefficients.channels() != sums.channels()) coefficients.reset(sums.channels());
+  coefficients.resize(sums.channels());
   backend.for_each_channel(sums.channels(), detail::FinalizeGradient{statistics.count(), sums.dy(), sums.dy_centred(),
                                                                      coefficients.dy(), coefficients.dy_centred()});
 }
@@ -194,8 +200,8 @@ void propagate_alone(Backend& backend, const D& dy, const X& x, const Statistics
   const TensorView<const typename view_t<const D>::value_type, Space> gradient(view(dy));
   const TensorView<const typename view_t<const X>::value_type, Space> input(view(x));
   const auto output = view(dx);
-  sums.reset(input.extent(1));
-  coefficients.reset(sums.channels());
+  sums.resize(input.extent(1));
+  coefficients.resize(sums.channels());
   const GradientSumsPointers to{sums.dy(), sums.dy_centred()};
   const detail::FinalizeGradient finish{statistics.count(), sums.dy(), sums.dy_centred(), coefficients.dy(),
                                         coefficients.dy_centred()};
@@ -208,6 +214,7 @@ void propagate_alone(Backend& backend, const D& dy, const X& x, const Statistics
                 }) {
     backend.accumulate_and_propagate(gradient, input, statistics.mean(), to, finish, coefficients_of, output);
   } else {
+    sums.reset(backend, input.extent(1));
     backend.accumulate(gradient, input, statistics.mean(), to);
     backend.for_each_channel(input.extent(1), finish);
     backend.propagate(gradient, input, coefficients_of, output);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <syncbn/concepts.hpp>
+#include <syncbn/detail/channel_functors.hpp>
 
 /// @file
 /// The O(channels) numbers between the passes, in a backend's memory: values that own them.
@@ -46,17 +47,21 @@ template <class Backend>
 class Moments {
  public:
   /// @brief Of nothing. @param channels  how many.
-  explicit Moments(Index channels) { reset(channels); }
+  explicit Moments(Index channels) { resize(channels); }
   Moments() = default;  ///< Room for nothing; allocates nothing.
 
-  /// @brief Forgets what was accumulated. @param channels  how many from now on; allocates only if there are more.
-  void reset(Index channels) {
-    channels_.set(channels, [&] {
-      words_.resize(0);
-      words_.resize(static_cast<std::size_t>(1 + 2 * channels));
-    });
+  /// @brief Makes room. What was accumulated is lost, and what is there is not said. @param channels  how many from now on;
+  /// allocates only if there are more.
+  void resize(Index channels) {
+    channels_.set(channels, [&] { words_.resize(static_cast<std::size_t>(1 + 2 * channels)); });
   }
-  /// @brief Channels. @return as of reset().
+  /// @brief Forgets what was accumulated. @param backend  clears them in the order of its queue.
+  /// @param channels  how many from now on; allocates only if there are more.
+  void reset(Backend& backend, Index channels) {
+    resize(channels);
+    backend.for_each_channel(1 + 2 * channels, detail::Fill<double>{words_.data(), 0});
+  }
+  /// @brief Channels. @return as of resize().
   Index channels() const noexcept { return channels_; }
   /// @brief Pointers for kernels. @return count (one word), means, sums of squared deviations.
   MomentsPointers pointers() noexcept { return {words_.data(), words_.data() + 1, words_.data() + 1 + channels_}; }
@@ -114,15 +119,18 @@ template <class Backend, class Tag>
 class ChannelPairs {
  public:
   /// @brief Zeros. @param channels  how many.
-  explicit ChannelPairs(Index channels = 0) { reset(channels); }
-  /// @brief Zeros again. @param channels  how many from now on; allocates only if there are more.
-  void reset(Index channels) {
-    channels_.set(channels, [&] {
-      words_.resize(0);
-      words_.resize(static_cast<std::size_t>(2 * channels));
-    });
+  explicit ChannelPairs(Index channels = 0) { resize(channels); }
+  /// @brief Makes room; what is there is not said. @param channels  how many from now on; allocates only if there are more.
+  void resize(Index channels) {
+    channels_.set(channels, [&] { words_.resize(static_cast<std::size_t>(2 * channels)); });
   }
-  /// @brief Channels. @return as of reset().
+  /// @brief Zeros again. @param backend  clears them in the order of its queue.
+  /// @param channels  how many from now on; allocates only if there are more.
+  void reset(Backend& backend, Index channels) {
+    resize(channels);
+    backend.for_each_channel(2 * channels, detail::Fill<double>{words_.data(), 0});
+  }
+  /// @brief Channels. @return as of resize().
   Index channels() const noexcept { return channels_; }
   /// @brief The first words: of dy. @return one per channel.
   double* dy() noexcept { return words_.data(); }

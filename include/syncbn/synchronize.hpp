@@ -58,7 +58,7 @@ template <class Communicator, class Backend>
 bool receive(Exchange<Communicator>& exchange, Backend& backend, Moments<Backend>& global) {
   const ChannelRange range = channels_of(exchange, exchange.finished());
   const double* sums = exchange.finish();
-  if (global.channels() != exchange.call().channels) global.reset(exchange.call().channels);
+  global.resize(exchange.call().channels);
   const double count = exchange.total_count();
   const double limit = cancellation_limit(exchange.call().kind);
   bool again = false;
@@ -74,7 +74,7 @@ template <class Communicator, class Backend>
 void receive(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& global) {
   const ChannelRange range = channels_of(exchange, exchange.finished());
   const double* sums = exchange.finish();
-  if (global.channels() != exchange.call().channels) global.reset(exchange.call().channels);
+  global.resize(exchange.call().channels);
   backend.for_each_channel(
       range.size(), CopyPairs{sums, sums + 1, global.dy() + range.first, global.dy_centred() + range.first, 2, 1});
 }

@@ -114,8 +114,8 @@ void normalize_together(Exchange<Communicator>& exchange, Backend& backend, cons
   failure.capture([&] {
     input = detail::read_only(view(x));
     output = view(y);
-    local.reset(exchange.call().channels);
-    global.reset(exchange.call().channels);
+    local.reset(backend, exchange.call().channels);
+    global.resize(exchange.call().channels);
     statistics.resize(exchange.call().channels);
   });
   if constexpr (passes_over_channels<Backend, typename view_t<const X>::value_type>) {
@@ -157,9 +157,9 @@ void propagate_together(Exchange<Communicator>& exchange, Backend& backend, cons
     gradient = detail::read_only(view(dy));
     input = detail::read_only(view(x));
     output = view(dx);
-    local.reset(exchange.call().channels);
-    global.reset(exchange.call().channels);
-    coefficients.reset(exchange.call().channels);
+    local.reset(backend, exchange.call().channels);
+    global.resize(exchange.call().channels);
+    coefficients.resize(exchange.call().channels);
   });
   if constexpr (passes_over_channels<Backend, typename view_t<const X>::value_type>) {
     if (exchange.blocks() > 1 && !failure.failed() && backend.works_by_channels(gradient, input, output)) {

@@ -639,3 +639,15 @@ TEST_CASE("the group of a layer can be replaced, its state stays", "[batch_norm]
   (void)layer.forward(x, y);
   CHECK(layer.num_batches_tracked() == 4);
 }
+
+TEST_CASE("a batch without channels counts if it has samples", "[batch_norm]") {
+  for (const Index samples : {4, 0}) {
+    for (const auto momentum : {std::optional<double>(0.1), std::optional<double>()}) {
+      syncbn::BatchNorm<1> bn(0, {.momentum = momentum});
+      const Activations<float> x({samples, 0}, values(0, 1));
+      Activations<float> y(x.extents());
+      static_cast<void>(bn.forward(x, y));
+      CHECK(bn.num_batches_tracked() == (samples > 0 ? 1 : 0));
+    }
+  }
+}

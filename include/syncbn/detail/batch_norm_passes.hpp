@@ -140,13 +140,15 @@ class BatchNormPasses : public BatchNormState<Backend> {
     }
     saved.batch_statistics = true;
     saved.synchronized = synchronized;
-    if (update && count > 0) commit(saved.statistics);
+    // Whether there were values is known to the statistics, where they are of channels.
+    if (update && (channels() > 0 || count > 0)) commit(saved.statistics);
   }
 
   void commit(const Statistics<Backend>& statistics) {
-    const double momentum = options_.momentum ? *options_.momentum : 1 / static_cast<double>(num_batches_tracked() + 1);
-    update_running(backend_, statistics, momentum, running_mean(), running_var());
-    backend_.for_each_channel(Index{1}, AddOne{storage_->num_batches_tracked.data()});
+    std::int64_t* const batches = storage_->num_batches_tracked.data();
+    update_running(backend_, statistics, options_.momentum.value_or(0), running_mean(), running_var(),
+                   options_.momentum ? nullptr : batches);
+    backend_.for_each_channel(Index{1}, CountBatch{channels() > 0 ? statistics.count() : nullptr, batches});
   }
 
   template <class D, class X, class DX>
@@ -166,8 +168,8 @@ class BatchNormPasses : public BatchNormState<Backend> {
         output = view(dx);
         check_input_gradient(output, gradient, input);
       }
-      local_sums_.reset(channels());
-      if (synchronized) global_sums_.reset(channels());
+      local_sums_.reset(backend_, channels());
+      if (synchronized) global_sums_.resize(channels());
     });
     if (synchronized) {
       backward_together(gradient, input, saved, output, failure);

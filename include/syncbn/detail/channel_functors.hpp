@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include <syncbn/moments.hpp>
 #include <syncbn/tensor_view.hpp>
 
@@ -45,10 +47,28 @@ struct UseRunning {
   }
 };
 
+// Element i of an array becomes a value.
+template <class T>
+struct Fill {
+  T* values;
+  T value;
+  SYNCBN_HOST_DEVICE void operator()(Index i) const noexcept { values[i] = value; }
+};
+
+// A batch that had values on some rank counts.
+struct CountBatch {
+  const double* count;  // null if it had
+  std::int64_t* batches;
+  SYNCBN_HOST_DEVICE void operator()(Index) const noexcept {
+    if (count == nullptr || *count > 0) ++*batches;
+  }
+};
+
 template <class P>
 struct UpdateRunning {
   const double *count, *mean, *variance;
   double momentum;
+  const std::int64_t* batches;  // before this one, for a cumulative average; otherwise null
   P* running_mean;
   Index mean_stride;
   P* running_var;
@@ -56,14 +76,15 @@ struct UpdateRunning {
 
   SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
     if (*count < 2) return;
+    const double weight = batches == nullptr ? momentum : 1 / static_cast<double>(*batches + 1);
     const double unbiased = variance[c] * *count / (*count - 1);
     if (running_mean != nullptr) {
       P& value = running_mean[c * mean_stride];
-      value = static_cast<P>(running_update(static_cast<double>(value), mean[c], momentum));
+      value = static_cast<P>(running_update(static_cast<double>(value), mean[c], weight));
     }
     if (running_var != nullptr) {
       P& value = running_var[c * var_stride];
-      value = static_cast<P>(running_update(static_cast<double>(value), unbiased, momentum));
+      value = static_cast<P>(running_update(static_cast<double>(value), unbiased, weight));
     }
   }
 };

@@ -4,6 +4,7 @@
 #include <string>
 
 #include <syncbn/concepts.hpp>
+#include <syncbn/detail/channel_functors.hpp>
 #include <syncbn/options.hpp>
 
 // What a layer owns and shares with its converted forms: parameters, gradients, running statistics and their counter.
@@ -49,16 +50,16 @@ struct StateStorage {
     }
   }
 
-  static void fill(Backend& backend, Buffer& buffer, P value) {
-    for (Index c = 0; c < static_cast<Index>(buffer.size()); ++c) backend.upload(&value, Index{1}, buffer.data() + c);
+  template <class T, class Array>
+  static void fill(Backend& backend, Array& array, T value) {
+    backend.for_each_channel(static_cast<Index>(array.size()), Fill<T>{array.data(), value});
   }
 
   void reset_running_stats(Backend& backend) {
     if (!tracked) return;
-    const std::int64_t zero = 0;
     fill(backend, running_mean, P{0});
     fill(backend, running_var, P{1});
-    backend.upload(&zero, Index{1}, num_batches_tracked.data());
+    fill(backend, num_batches_tracked, std::int64_t{0});
   }
 
   void reset_parameters(Backend& backend) {
@@ -82,10 +83,5 @@ struct StateStorage {
 
 // What conversion and lazy layers may see of a layer.
 struct LayerAccess;
-
-struct AddOne {
-  std::int64_t* counter;
-  SYNCBN_HOST_DEVICE void operator()(Index) const noexcept { ++*counter; }
-};
 
 }  // namespace syncbn::inline v0::detail
