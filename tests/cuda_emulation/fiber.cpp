@@ -9,7 +9,7 @@
 #include "sanitizers.hpp"
 
 #if !defined(__x86_64__)
-#include <ucontext.h>
+#error "fibers are written for x86-64 alone"
 #endif
 
 namespace cuda_emulation {
@@ -23,8 +23,6 @@ constexpr std::size_t stack_bytes = std::size_t{64} << 10;
 #endif
 
 }  // namespace
-
-#if defined(__x86_64__)
 
 // Saves the registers that a call keeps and the stack pointer, and takes those of the other stack.
 extern "C" void cuda_emulation_switch(void** save, void* load);
@@ -60,25 +58,6 @@ static void* first_frame(std::byte* end, Fiber::Entry entry) {
   return top;
 }
 CUDA_EMULATION_NO_TSAN static void switch_stacks(void** save, void* load) { cuda_emulation_switch(save, load); }
-
-#else
-
-static void* first_frame(std::byte* end, Fiber::Entry entry) {
-  auto* context = new ucontext_t;
-  getcontext(context);
-  context->uc_stack.ss_sp = end - stack_bytes;
-  context->uc_stack.ss_size = stack_bytes;
-  context->uc_link = nullptr;
-  makecontext(context, entry, 0);
-  return context;
-}
-CUDA_EMULATION_NO_TSAN static void switch_stacks(void** save, void* load) {
-  ucontext_t here;
-  *save = &here;
-  swapcontext(&here, static_cast<ucontext_t*>(load));
-}
-
-#endif
 
 Fiber::Fiber() {
   void* p = mmap(nullptr, guard_bytes + stack_bytes, PROT_READ | PROT_WRITE,

@@ -172,8 +172,8 @@ bool outgrows_cache(const Geometry<Operands>& geometry, const Grid& grid) noexce
 }
 
 // How far ahead inputs are asked for by a pass over channels that were just summed. The caches have theirs; but those of the
-// channels that come next can be on their way while results are written, if there is room for both. Tensors of less than 32 MB
-// come as fast without (measured: 25 MB lose 10 %, 50 MB gain up to 20 %).
+// channels that come next can be on their way while results are written, if there is room for both. Smaller
+// tensors lose by it (measured: 25 MB lose 10 %, 50 MB gain up to 20 %).
 template <class Storage, std::size_t Operands>
 Index bytes_to_next_channels(const Geometry<Operands>& geometry, const Grid& grid) noexcept {
   constexpr Index fewest_bytes = Index{32} << 20;  // of a tensor

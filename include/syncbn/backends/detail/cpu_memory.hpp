@@ -53,7 +53,8 @@ inline void end_streaming() noexcept {
 #endif
 }
 
-// Asks for a line to be read soon, into the second cache. Inlined always, as must be whoever does nothing else: g++ takes a call for useless.
+// Asks for a line to be read soon, into the second cache. Inlined always, as must be whoever does nothing else: g++ takes a
+// call for useless.
 SYNCBN_ALWAYS_INLINE void prefetch(const void* line) noexcept {
 #if defined(__GNUC__)
   __builtin_prefetch(line, 0, 2);
