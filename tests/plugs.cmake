@@ -24,22 +24,39 @@ syncbn_backend(loop "syncbn::CpuBackend<float, syncbn_test::LoopExecutor>" HEADE
 syncbn_backend(loop_f64 "syncbn::CpuBackend<double, syncbn_test::LoopExecutor>"
   HEADER ${cpu} support/loop_executor.hpp)
 
+# On the emulator.
+set(cuda syncbn/backends/cuda_backend.cuh)
+syncbn_backend(cuda "syncbn::CudaBackend<float>" HEADER ${cuda} NEEDS emulated_kernels)
+syncbn_backend(cuda_f64 "syncbn::CudaBackend<double>" HEADER ${cuda} NEEDS emulated_kernels)
+set(host_backends serial serial_f64 openmp openmp_f64 loop loop_f64)
+set(device_backends cuda cuda_f64)
+
 syncbn_communicator(single_process syncbn::SingleProcessCommunicator
   HEADER syncbn/backends/single_process_communicator.hpp RANKS 1)
 syncbn_communicator(thread syncbn::ThreadCommunicator HEADER syncbn/backends/thread_communicator.hpp RANKS 1 2 3 4)
 syncbn_communicator(mpi syncbn::MpiCommunicator
   HEADER syncbn/backends/mpi_communicator.hpp RANKS 1 2 3 4 LAUNCHER mpi NEEDS mpi)
 
+syncbn_communicator(staged_thread "syncbn::Staged<syncbn::ThreadCommunicator>"
+  HEADER syncbn/backends/thread_communicator.hpp support/staged_launcher.hpp RANKS 1 2 3 NEEDS emulated_kernels)
+syncbn_communicator(staged_mpi "syncbn::Staged<syncbn::MpiCommunicator>"
+  HEADER syncbn/backends/mpi_communicator.hpp support/staged_launcher.hpp RANKS 1 2 3 LAUNCHER mpi
+  NEEDS mpi emulated_kernels)
+set(host_communicators single_process thread mpi)
+set(device_communicators single_process staged_thread staged_mpi)
+
 # Each executor, and each parameter type, with each communicator.
 set(pairs serial.single_process serial_f64.thread serial.mpi openmp_f64.single_process openmp.thread openmp_f64.mpi
-  loop.single_process loop_f64.thread loop.mpi)
+  loop.single_process loop_f64.thread loop.mpi cuda_f64.single_process cuda.staged_thread cuda_f64.staged_mpi)
 if(SYNCBN_TEST_REDUCED)
-  set(pairs openmp.thread serial_f64.mpi)
+  set(pairs openmp.thread serial_f64.mpi cuda.staged_thread)
 elseif(SYNCBN_TEST_FULL)
   set(pairs "")
-  foreach(backend IN LISTS backends)
-    list(TRANSFORM communicators PREPEND ${backend}. OUTPUT_VARIABLE more)
-    list(APPEND pairs ${more})
+  foreach(memory host device)
+    foreach(backend IN LISTS ${memory}_backends)
+      list(TRANSFORM ${memory}_communicators PREPEND ${backend}. OUTPUT_VARIABLE more)
+      list(APPEND pairs ${more})
+    endforeach()
   endforeach()
 endif()
 
@@ -53,7 +70,11 @@ function(syncbn_add_plug)
   endif()
 endfunction()
 
-foreach(b IN LISTS backends)
+set(backends_alone ${backends})
+if(SYNCBN_TEST_REDUCED)
+  list(REMOVE_ITEM backends_alone cuda_f64)
+endif()
+foreach(b IN LISTS backends_alone)
   syncbn_add_plug(NEEDS ${${b}_NEEDS} WHAT NAME ${b} KIND backend TYPE "${type_of_${b}}" HEADER ${${b}_HEADER} RANKS 1)
 endforeach()
 foreach(c IN LISTS communicators)

@@ -36,8 +36,7 @@ class BatchNormState {
       const std::string c = std::to_string(channels);
       throw Error("Trying to create tensor with negative dimension " + c + ": [" + c + "]");
     }
-    storage_ = std::make_shared<Storage>(channels, options);
-    storage_->reset_parameters(backend_);
+    storage_ = std::make_shared<Storage>(backend_, channels, options);
     flags_.tracks = options.track_running_stats;
   }
   /// @brief A state of its own with the same values. @param other  copied from.
@@ -62,29 +61,43 @@ class BatchNormState {
   void set_momentum(std::optional<double> momentum) noexcept { options_.momentum = momentum; }
 
   /// @brief Scale. @return one per channel; a view of nothing where affine is false.
-  ParameterView weight() noexcept { return detail::whole(storage_->weight); }
+  ParameterView weight() noexcept { return detail::whole<typename Backend::memory_space>(storage_->weight); }
   /// @copydoc weight()
-  ConstParameterView weight() const noexcept { return detail::whole(std::as_const(storage_->weight)); }
+  ConstParameterView weight() const noexcept {
+    return detail::whole<typename Backend::memory_space>(std::as_const(storage_->weight));
+  }
   /// @brief Offset. @return one per channel; a view of nothing where affine is false.
-  ParameterView bias() noexcept { return detail::whole(storage_->bias); }
+  ParameterView bias() noexcept { return detail::whole<typename Backend::memory_space>(storage_->bias); }
   /// @copydoc bias()
-  ConstParameterView bias() const noexcept { return detail::whole(std::as_const(storage_->bias)); }
+  ConstParameterView bias() const noexcept {
+    return detail::whole<typename Backend::memory_space>(std::as_const(storage_->bias));
+  }
   /// @brief Accumulated gradient of weight. @return likewise.
-  ParameterView weight_grad() noexcept { return detail::whole(storage_->weight_grad); }
+  ParameterView weight_grad() noexcept { return detail::whole<typename Backend::memory_space>(storage_->weight_grad); }
   /// @copydoc weight_grad()
-  ConstParameterView weight_grad() const noexcept { return detail::whole(std::as_const(storage_->weight_grad)); }
+  ConstParameterView weight_grad() const noexcept {
+    return detail::whole<typename Backend::memory_space>(std::as_const(storage_->weight_grad));
+  }
   /// @brief Accumulated gradient of bias. @return likewise.
-  ParameterView bias_grad() noexcept { return detail::whole(storage_->bias_grad); }
+  ParameterView bias_grad() noexcept { return detail::whole<typename Backend::memory_space>(storage_->bias_grad); }
   /// @copydoc bias_grad()
-  ConstParameterView bias_grad() const noexcept { return detail::whole(std::as_const(storage_->bias_grad)); }
+  ConstParameterView bias_grad() const noexcept {
+    return detail::whole<typename Backend::memory_space>(std::as_const(storage_->bias_grad));
+  }
   /// @brief Running mean. @return one per channel; a view of nothing where there are no running statistics.
-  ParameterView running_mean() noexcept { return detail::whole(storage_->running_mean); }
+  ParameterView running_mean() noexcept {
+    return detail::whole<typename Backend::memory_space>(storage_->running_mean);
+  }
   /// @copydoc running_mean()
-  ConstParameterView running_mean() const noexcept { return detail::whole(std::as_const(storage_->running_mean)); }
+  ConstParameterView running_mean() const noexcept {
+    return detail::whole<typename Backend::memory_space>(std::as_const(storage_->running_mean));
+  }
   /// @brief Running unbiased variance. @return likewise.
-  ParameterView running_var() noexcept { return detail::whole(storage_->running_var); }
+  ParameterView running_var() noexcept { return detail::whole<typename Backend::memory_space>(storage_->running_var); }
   /// @copydoc running_var()
-  ConstParameterView running_var() const noexcept { return detail::whole(std::as_const(storage_->running_var)); }
+  ConstParameterView running_var() const noexcept {
+    return detail::whole<typename Backend::memory_space>(std::as_const(storage_->running_var));
+  }
   /// @brief Whether there are running statistics, as asked for at construction. @return true if so.
   bool has_running_stats() const noexcept { return storage_->tracked; }
   /// @brief Training batches seen; those empty on all ranks do not count. @return 0 where nothing is tracked.

@@ -75,7 +75,7 @@ template <class C, class B>
 consteval bool check_reaches_memory_of() {
   static_assert(reaches_memory_of<C, B>,
                 "communicator and backend: memory_space and queue_type must be the same; a host communicator needs an "
-                "adapter to serve a device backend");
+                "adapter to serve a device backend: Staged<Communicator> for CudaBackend");
   return true;
 }
 

@@ -233,8 +233,12 @@ concept backend =
 
 /// @brief The communicator's frames lie where the backend's kernels write, and both use the same kind of queue.
 template <class C, class B>
-concept reaches_memory_of = std::same_as<typename C::memory_space, typename B::memory_space> &&
-                            std::same_as<typename C::queue_type, typename B::queue_type>;
+concept has_frames_for = std::same_as<typename C::memory_space, typename B::memory_space> &&
+                         std::same_as<typename C::queue_type, typename B::queue_type>;
+
+/// @brief A layer on the backend can have the communicator: its frames are the backend's, or it never has any.
+template <class C, class B>
+concept reaches_memory_of = always_alone<C> || has_frames_for<C, B>;
 
 // ---- Tensors for a backend -------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ SavedForward<Backend> batch_norm(
   const auto output = view(y);
   detail::check_functional(input, output, tensors, training);
   SavedForward<Backend> saved;
-  saved.prepare(input);
+  saved.prepare(backend, input);
   saved.batch_statistics = training;
   if (training) {
     Moments<Backend> moments;

@@ -31,7 +31,7 @@ void accumulate(Backend& backend, const X& x, Moments<Backend>& moments) {
 /// @param eps  added to the variance inside the root. @param statistics  filled.
 template <backend Backend>
 void finalize(Backend& backend, const Moments<Backend>& moments, double eps, Statistics<Backend>& statistics) {
-  statistics.resize(moments.channels());
+  statistics.resize(backend, moments.channels());
   backend.for_each_channel(
       moments.channels(),
       detail::FinalizeMoments{moments.count(), moments.mean(), moments.m2(), eps, statistics.count(), statistics.mean(),
@@ -46,7 +46,7 @@ void use_running(Backend& backend,
                  TensorView<const typename Backend::parameter_type, typename Backend::memory_space> running_mean,
                  TensorView<const typename Backend::parameter_type, typename Backend::memory_space> running_var,
                  double eps, Statistics<Backend>& statistics) {
-  statistics.resize(running_mean.extent(0));
+  statistics.resize(backend, running_mean.extent(0));
   backend.for_each_channel(
       running_mean.extent(0),
       detail::UseRunning<typename Backend::parameter_type>{
@@ -92,7 +92,7 @@ void normalize(const Backend& backend, const X& x, const Statistics<Backend>& st
 /// @param backend  whose kernels. @param x  activations. @shape{(N, C, S...)} @param eps  added inside the root.
 /// @param moments  become those of x. @param statistics  filled. @param weight  one per channel, or a view of nothing: 1.
 /// @param bias  likewise: 0. @param y  may be x. @shape{same as x}
-/// @determinism{the same bits as by the three}
+/// @determinism{the same bits as by the three, unless the backend says otherwise}
 template <backend Backend, readable_by<Backend> X, class Y>
   requires writable_by<Y, Backend> && same_format_as<const X, Y>
 void normalize_alone(Backend& backend, const X& x, double eps, Moments<Backend>& moments,
@@ -103,8 +103,8 @@ void normalize_alone(Backend& backend, const X& x, double eps, Moments<Backend>&
   using P = typename Backend::parameter_type;
   const TensorView<const Element, typename Backend::memory_space> input(view(x));
   const auto output = view(y);
-  moments.resize(input.extent(1));
-  statistics.resize(input.extent(1));
+  moments.resize(backend, input.extent(1));
+  statistics.resize(backend, input.extent(1));
   const detail::FinalizeMoments finish{
       moments.count(),    moments.mean(),    moments.m2(),          eps,
       statistics.count(), statistics.mean(), statistics.variance(), statistics.inverse_deviation()};
@@ -145,7 +145,7 @@ void accumulate(Backend& backend, const D& dy, const X& x, const Statistics<Back
 template <backend Backend>
 void finalize(Backend& backend, const GradientSums<Backend>& sums, const Statistics<Backend>& statistics,
               GradientCoefficients<Backend>& coefficients) {
-  coefficients.resize(sums.channels());
+  coefficients.resize(backend, sums.channels());
   backend.for_each_channel(sums.channels(), detail::FinalizeGradient{statistics.count(), sums.dy(), sums.dy_centred(),
                                                                      coefficients.dy(), coefficients.dy_centred()});
 }
@@ -188,7 +188,7 @@ void propagate(const Backend& backend, const D& dy, const X& x, const Statistics
 /// @param backend  whose kernels. @param dy  gradient of the output. @shape{same as x} @param x  activations.
 /// @param statistics  that normalized x. @param sums  become those of dy and x. @param coefficients  filled.
 /// @param weight  one per channel, or a view of nothing: 1. @param dx  may be dy or x. @shape{same as x}
-/// @determinism{the same bits as by the three}
+/// @determinism{the same bits as by the three, unless the backend says otherwise}
 template <backend Backend, readable_by<Backend> D, readable_by<Backend> X, class DX>
   requires writable_by<DX, Backend> && same_format_as<const D, const X> && same_format_as<const X, DX>
 void propagate_alone(Backend& backend, const D& dy, const X& x, const Statistics<Backend>& statistics,
@@ -200,8 +200,8 @@ void propagate_alone(Backend& backend, const D& dy, const X& x, const Statistics
   const TensorView<const typename view_t<const D>::value_type, Space> gradient(view(dy));
   const TensorView<const typename view_t<const X>::value_type, Space> input(view(x));
   const auto output = view(dx);
-  sums.resize(input.extent(1));
-  coefficients.resize(sums.channels());
+  sums.resize(backend, input.extent(1));
+  coefficients.resize(backend, sums.channels());
   const GradientSumsPointers to{sums.dy(), sums.dy_centred()};
   const detail::FinalizeGradient finish{statistics.count(), sums.dy(), sums.dy_centred(), coefficients.dy(),
                                         coefficients.dy_centred()};

@@ -25,10 +25,10 @@ struct SavedForward {
     return {extent.data(), has_statistics ? static_cast<std::size_t>(rank) : 0};
   }
 
-  /// @brief Remembers the extents and makes room. @param x  activations.
+  /// @brief Remembers the extents and makes room. @param backend  allocates. @param x  activations.
   template <class T, class Space>
-  void prepare(const TensorView<T, Space>& x) {
-    statistics.resize(x.extent(1));
+  void prepare(Backend& backend, const TensorView<T, Space>& x) {
+    statistics.resize(backend, x.extent(1));
     rank = x.rank();
     for (int d = 0; d < rank; ++d) extent[static_cast<std::size_t>(d)] = x.extent(d);
   }

@@ -5,6 +5,7 @@
 
 #include <syncbn/concepts.hpp>
 #include <syncbn/detail/channel_functors.hpp>
+#include <syncbn/detail/make_room.hpp>
 
 /// @file
 /// The O(channels) numbers between the passes, in a backend's memory: values that own them.
@@ -55,10 +56,14 @@ class Moments {
   void resize(Index channels) {
     channels_.set(channels, [&] { words_.resize(static_cast<std::size_t>(1 + 2 * channels)); });
   }
+  /// @brief The same in the order of a backend's queue. @param backend  allocates. @param channels  how many from now on.
+  void resize(Backend& backend, Index channels) {
+    channels_.set(channels, [&] { detail::make_room(backend, words_, static_cast<std::size_t>(1 + 2 * channels)); });
+  }
   /// @brief Forgets what was accumulated. @param backend  clears them in the order of its queue.
   /// @param channels  how many from now on; allocates only if there are more.
   void reset(Backend& backend, Index channels) {
-    resize(channels);
+    resize(backend, channels);
     backend.for_each_channel(1 + 2 * channels, detail::Fill<double>{words_.data(), 0});
   }
   /// @brief Channels. @return as of resize().
@@ -88,6 +93,10 @@ class Statistics {
   /// @brief Makes room. @param channels  how many; allocates only if there are more than ever before.
   void resize(Index channels) {
     channels_.set(channels, [&] { words_.resize(static_cast<std::size_t>(1 + 3 * channels)); });
+  }
+  /// @brief The same in the order of a backend's queue. @param backend  allocates. @param channels  how many from now on.
+  void resize(Backend& backend, Index channels) {
+    channels_.set(channels, [&] { detail::make_room(backend, words_, static_cast<std::size_t>(1 + 3 * channels)); });
   }
   /// @brief Channels. @return as of resize().
   Index channels() const noexcept { return channels_; }
@@ -124,10 +133,14 @@ class ChannelPairs {
   void resize(Index channels) {
     channels_.set(channels, [&] { words_.resize(static_cast<std::size_t>(2 * channels)); });
   }
+  /// @brief The same in the order of a backend's queue. @param backend  allocates. @param channels  how many from now on.
+  void resize(Backend& backend, Index channels) {
+    channels_.set(channels, [&] { detail::make_room(backend, words_, static_cast<std::size_t>(2 * channels)); });
+  }
   /// @brief Zeros again. @param backend  clears them in the order of its queue.
   /// @param channels  how many from now on; allocates only if there are more.
   void reset(Backend& backend, Index channels) {
-    resize(channels);
+    resize(backend, channels);
     backend.for_each_channel(2 * channels, detail::Fill<double>{words_.data(), 0});
   }
   /// @brief Channels. @return as of resize().

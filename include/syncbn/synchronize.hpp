@@ -17,7 +17,7 @@ namespace syncbn::inline v0 {
 /// @param failure   what has gone wrong on this rank so far and until finish_exchange(); outlives it.
 /// @param by_blocks  whether this rank gains from an exchange in blocks: see gains_from_blocks().
 template <communicator Communicator, backend Backend>
-  requires reaches_memory_of<Communicator, Backend>
+  requires has_frames_for<Communicator, Backend>
 void begin_exchange(Exchange<Communicator>& exchange, Backend& backend, ExchangeCall call, double count,
                     RankFailure& failure, bool by_blocks = false) {
   call.words = detail::words_per_channel;
@@ -58,7 +58,7 @@ template <class Communicator, class Backend>
 bool receive(Exchange<Communicator>& exchange, Backend& backend, Moments<Backend>& global) {
   const ChannelRange range = channels_of(exchange, exchange.finished());
   const double* sums = exchange.finish();
-  global.resize(exchange.call().channels);
+  global.resize(backend, exchange.call().channels);
   const double count = exchange.total_count();
   const double limit = cancellation_limit(exchange.call().kind);
   bool again = false;
@@ -74,7 +74,7 @@ template <class Communicator, class Backend>
 void receive(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& global) {
   const ChannelRange range = channels_of(exchange, exchange.finished());
   const double* sums = exchange.finish();
-  global.resize(exchange.call().channels);
+  global.resize(backend, exchange.call().channels);
   backend.for_each_channel(
       range.size(), CopyPairs{sums, sums + 1, global.dy() + range.first, global.dy_centred() + range.first, 2, 1});
 }

@@ -115,8 +115,8 @@ void normalize_together(Exchange<Communicator>& exchange, Backend& backend, cons
     input = detail::read_only(view(x));
     output = view(y);
     local.reset(backend, exchange.call().channels);
-    global.resize(exchange.call().channels);
-    statistics.resize(exchange.call().channels);
+    global.resize(backend, exchange.call().channels);
+    statistics.resize(backend, exchange.call().channels);
   });
   if constexpr (passes_over_channels<Backend, typename view_t<const X>::value_type>) {
     if (exchange.blocks() > 1 && !failure.failed() && backend.works_by_channels(input, output)) {
@@ -158,8 +158,8 @@ void propagate_together(Exchange<Communicator>& exchange, Backend& backend, cons
     input = detail::read_only(view(x));
     output = view(dx);
     local.reset(backend, exchange.call().channels);
-    global.resize(exchange.call().channels);
-    coefficients.resize(exchange.call().channels);
+    global.resize(backend, exchange.call().channels);
+    coefficients.resize(backend, exchange.call().channels);
   });
   if constexpr (passes_over_channels<Backend, typename view_t<const X>::value_type>) {
     if (exchange.blocks() > 1 && !failure.failed() && backend.works_by_channels(gradient, input, output)) {

@@ -7,6 +7,7 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -329,10 +330,10 @@ void law_split() {
     Communicator same = c.split(7, 3);
     Communicator alone = halves.split(halves.rank(), 0);
     detail::Sum<Communicator> under_way(c, 3, [](std::uint64_t) { return 1.0; });
-    const std::vector<double> half = detail::sum_of(halves, 3, [&](std::uint64_t) { return c.rank() + 1.0; });
+    const std::vector<double> in_half = detail::sum_of(halves, 3, [&](std::uint64_t) { return c.rank() + 1.0; });
     std::vector<double> result{
-        double(halves.rank()), double(halves.size()), half[0], half[2], double(same.rank()), double(same.size()),
-        double(alone.rank()),  double(alone.size())};
+        double(halves.rank()), double(halves.size()), in_half[0],           in_half[2],
+        double(same.rank()),   double(same.size()),   double(alone.rank()), double(alone.size())};
     under_way.finish_into(c, result);
     result.push_back(detail::adds_up(same) ? 1 : 0);
     result.push_back(detail::adds_up(alone) ? 1 : 0);
@@ -357,6 +358,7 @@ void law_split() {
 
 /// @brief all_reduce_sum() over it. (The library's own function; here because whoever writes a communicator calls it.)
 template <class Communicator>
+  requires std::same_as<typename Communicator::memory_space, syncbn::HostSpace>
 void law_all_reduce_sum() {
   const Outcomes outcomes = run_ranks_well<Communicator>([](Communicator& c) {
     std::vector<double> values(257);

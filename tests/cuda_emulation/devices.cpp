@@ -14,6 +14,7 @@ namespace {
 thread_local int current_device = 0;
 
 constexpr int multiprocessors = 8;
+constexpr int cache_bytes = 4 << 20;
 constexpr int threads_of_multiprocessor = 2048;
 
 }  // namespace
@@ -57,6 +58,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrMaxThreadsPerMultiProcessor:
       *value = threads_of_multiprocessor;
       break;
+    case cudaDevAttrL2CacheSize:
+      *value = cache_bytes;
+      break;
     case cudaDevAttrMemoryPoolsSupported:
       *value = 1;
       break;
@@ -96,6 +100,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaSuccess";
     case cudaErrorInvalidValue:
       return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration:
       return "cudaErrorInvalidConfiguration";
     case cudaErrorNotReady:

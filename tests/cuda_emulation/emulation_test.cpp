@@ -419,3 +419,16 @@ TEST_CASE("global loads and stores are counted, in bytes and in sectors of a req
   CHECK(traffic.load_sectors == 32);
   CHECK(traffic.stored_bytes == 0);
 }
+
+TEST_CASE("more memory than there is cannot be had") {
+  void* p = nullptr;
+  CHECK(cudaMalloc(&p, std::size_t{1} << 50) == cudaErrorMemoryAllocation);
+  CHECK(p == nullptr);
+  CHECK(cudaMallocAsync(&p, std::size_t{1} << 50, nullptr) == cudaErrorMemoryAllocation);
+  CHECK(cudaGetLastError() == cudaErrorMemoryAllocation);
+}
+
+TEST_CASE("the upper half of a product") {
+  CHECK(__umul64hi(~0ULL, ~0ULL) == ~0ULL - 1);
+  CHECK(__umul64hi(1ULL << 63, 6) == 3);
+}

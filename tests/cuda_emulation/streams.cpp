@@ -180,11 +180,11 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWith
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (stream == nullptr) return remember(cudaErrorInvalidResourceHandle);
   drain_stream(*stream);
-  {
-    const std::lock_guard lock(mutex);
-    std::erase(streams(), stream);
-  }
-  delete stream;
+  // Other threads, which wait for all streams, may be just about to wait for this one.
+  static std::vector<std::unique_ptr<CUstream_st>> kept;
+  const std::lock_guard lock(mutex);
+  std::erase(streams(), stream);
+  kept.emplace_back(stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return drain(stream); }
@@ -310,27 +310,24 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind)
   return remember(copy_memory(to, from, bytes));
 }
 cudaError_t cudaMemset(void* to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes, nullptr); }
+static cudaError_t allocate_into(void** p, size_t bytes, MemoryKind kind) {
+  *p = allocate(bytes, kind);
+  return *p == nullptr ? remember(cudaErrorMemoryAllocation) : cudaSuccess;
+}
 cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream) {
   if (const cudaError_t error = refuse_in_capture(stream_of(stream)); error != cudaSuccess) return error;
-  *p = allocate(bytes, MemoryKind::device);
-  return cudaSuccess;
+  return allocate_into(p, bytes, MemoryKind::device);
 }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
   if (const cudaError_t error = refuse_in_capture(stream_of(stream)); error != cudaSuccess) return error;
   return submit(stream, [=] { return release_memory(p, MemoryKind::device); });
 }
-cudaError_t cudaMalloc(void** p, size_t bytes) {
-  *p = allocate(bytes, MemoryKind::device);
-  return cudaSuccess;
-}
+cudaError_t cudaMalloc(void** p, size_t bytes) { return allocate_into(p, bytes, MemoryKind::device); }
 cudaError_t cudaFree(void* p) {
   if (const cudaError_t error = drain_all(); error != cudaSuccess) return error;
   return remember(release_memory(p, MemoryKind::device));
 }
-cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
-  *p = allocate(bytes, MemoryKind::pinned);
-  return cudaSuccess;
-}
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) { return allocate_into(p, bytes, MemoryKind::pinned); }
 cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaHostAlloc(p, bytes, cudaHostAllocDefault); }
 cudaError_t cudaFreeHost(void* p) {
   if (const cudaError_t error = drain_all(); error != cudaSuccess) return error;

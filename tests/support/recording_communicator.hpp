@@ -35,7 +35,16 @@ class RecordingCommunicator {
   Record& record() noexcept { return *record_; }
 
   int rank() const noexcept { return communicator_.rank(); }
-  int size() const noexcept { return communicator_.size(); }
+  int size() const noexcept
+    requires(!syncbn::always_alone<Communicator>)
+  {
+    return communicator_.size();
+  }
+  static constexpr int size() noexcept
+    requires syncbn::always_alone<Communicator>
+  {
+    return 1;
+  }
   bool usable() const noexcept { return communicator_.usable(); }
   frame acquire(syncbn::Index words) {
     record_->acquired.push_back(words);

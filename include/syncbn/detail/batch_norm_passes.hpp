@@ -107,7 +107,7 @@ class BatchNormPasses : public BatchNormState<Backend> {
     const auto input = read_only(view(x));
     const auto output = view(y);
     check_forward(input, output, true, false);
-    saved.prepare(input);
+    saved.prepare(backend_, input);
     saved.batch_statistics = false;
     saved.synchronized = false;
     use_running(backend_, running_mean(), running_var(), options_.eps, saved.statistics);
@@ -125,14 +125,11 @@ class BatchNormPasses : public BatchNormState<Backend> {
       input = read_only(view(x));
       output = view(y);
       check_forward(input, output, update, !synchronized);
-      saved.prepare(input);
+      saved.prepare(backend_, input);
     });
     double count = 0;
     if (synchronized) {
-      begin(input, "forward", update, !failure.failed() && gains_from_blocks(backend_, input, output), failure);
-      normalize_together(exchange_, backend_, input, options_.eps, local_, global_, saved.statistics, weight(), bias(),
-                         output, failure);
-      count = exchange_.total_count();
+      count = forward_together(input, saved, output, update, failure);
     } else {
       failure.rethrow();
       count = static_cast<double>(elements_per_channel(input));
@@ -142,6 +139,17 @@ class BatchNormPasses : public BatchNormState<Backend> {
     saved.synchronized = synchronized;
     // Whether there were values is known to the statistics, where they are of channels.
     if (update && (channels() > 0 || count > 0)) commit(saved.statistics);
+  }
+
+  // Returns the values per channel on all ranks.
+  template <class Input, class Output>
+  double forward_together(const Input& x, Saved& saved, const Output& y, bool update, RankFailure& failure) {
+    if constexpr (!always_alone<Communicator>) {
+      begin(x, "forward", update, !failure.failed() && gains_from_blocks(backend_, x, y), failure);
+      normalize_together(exchange_, backend_, x, options_.eps, local_, global_, saved.statistics, weight(), bias(), y,
+                         failure);
+    }
+    return exchange_.total_count();
   }
 
   void commit(const Statistics<Backend>& statistics) {
@@ -168,8 +176,8 @@ class BatchNormPasses : public BatchNormState<Backend> {
         output = view(dx);
         check_input_gradient(output, gradient, input);
       }
-      local_sums_.reset(backend_, channels());
-      if (synchronized) global_sums_.resize(channels());
+      local_sums_.resize(backend_, channels());
+      if (synchronized) global_sums_.resize(backend_, channels());
     });
     if (synchronized) {
       backward_together(gradient, input, saved, output, failure);
@@ -186,9 +194,14 @@ class BatchNormPasses : public BatchNormState<Backend> {
   template <class Gradient, class Input, class Output>
   void backward_together(const Gradient& dy, const Input& x, const Saved& saved, const Output& dx,
                          RankFailure& failure) {
-    if constexpr (no_gradient_type<Output>) {
+    if constexpr (always_alone<Communicator>) {
+      return;
+    } else if constexpr (no_gradient_type<Output>) {
       begin(x, "backward", false, false, failure);
-      failure.capture([&] { accumulate(backend_, dy, x, saved.statistics, local_sums_); });
+      failure.capture([&] {
+        local_sums_.reset(backend_, channels());
+        accumulate(backend_, dy, x, saved.statistics, local_sums_);
+      });
       start_exchange(exchange_, backend_, local_sums_);
       finish_exchange(exchange_, backend_, global_sums_);
     } else {
@@ -205,6 +218,7 @@ class BatchNormPasses : public BatchNormState<Backend> {
         return propagate_alone(backend_, dy, x, saved.statistics, local_sums_, coefficients_, weight(), dx);
       }
     }
+    local_sums_.reset(backend_, channels());
     accumulate(backend_, dy, x, saved.statistics, local_sums_);
     if constexpr (!no_gradient_type<Output>) propagate(backend_, dy, saved.statistics, weight(), dx);
   }

@@ -42,12 +42,12 @@ class BlockFrames {
 
   Frame& operator[](Index block) noexcept { return now_.frames[static_cast<std::size_t>(block)]; }
 
-  // pack(words) writes the payload; zeros where this rank has failed.
+  // pack(words) writes the payload, and alone touches it: a device's kernels may still be reading the sums of before, and
+  // those of pack come after them. It stays as it is where this rank has failed, which condemns the block.
   template <class Pack>
   void write(Index block, bool failed, const Pack& pack) {
     double* words = (*this)[block].data();
     const Index payload = now_.plan.words_of(block);
-    for (Index i = 0; i < payload + around; ++i) words[i] = 0;
     words[leading] = 1;
     words[status] = failed ? 1 : 0;
     if (!failed) pack(words + first);

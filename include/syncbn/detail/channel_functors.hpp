@@ -22,10 +22,12 @@ struct FinalizeMoments {
   double eps;
   double *count_out, *mean_out, *variance, *inverse_deviation;
 
-  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
-    if (c == 0) *count_out = *count;
-    mean_out[c] = mean[c];
-    variance[c] = *count == 0 ? 0 : m2[c] / *count;
+  SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept { (*this)(c, {*count, mean[c], m2[c]}); }
+  // Of moments that are at hand: nothing is read that other channels' moments are being written to.
+  SYNCBN_HOST_DEVICE void operator()(Index c, ChannelMoments moments) const noexcept {
+    if (c == 0) *count_out = moments.count;
+    mean_out[c] = moments.mean;
+    variance[c] = moments.count == 0 ? 0 : moments.m2 / moments.count;
     inverse_deviation[c] = batch_inverse_deviation(variance[c], eps);
   }
 };

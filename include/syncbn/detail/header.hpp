@@ -22,8 +22,9 @@ inline constexpr Index trailing = header_frame_words - 1;  // 1 on each rank
 inline constexpr Index payload_capacity = trailing - payload;
 }  // namespace header
 
+// The payload is left alone: a device's kernels may still be reading the sums of the exchange before.
 inline void write_header(double* words, double count, bool failed, bool by_blocks, std::uint64_t fingerprint) noexcept {
-  for (Index i = 0; i < header_frame_words; ++i) words[i] = 0;
+  for (Index i = 0; i < header::payload; ++i) words[i] = 0;
   words[header::leading] = 1;
   words[header::count] = count;
   words[header::failures] = failed ? 1 : 0;

@@ -5,16 +5,17 @@
 
 #include <syncbn/concepts.hpp>
 #include <syncbn/detail/channel_functors.hpp>
+#include <syncbn/detail/make_room.hpp>
 #include <syncbn/options.hpp>
 
 // What a layer owns and shares with its converted forms: parameters, gradients, running statistics and their counter.
 
 namespace syncbn::inline v0::detail {
 
-template <class Buffer>
+template <class Space, class Buffer>
 auto whole(Buffer& buffer) noexcept {
   using T = std::remove_pointer_t<decltype(buffer.data())>;
-  return TensorView<T>(buffer.size() == 0 ? nullptr : buffer.data(), {static_cast<Index>(buffer.size())});
+  return TensorView<T, Space>(buffer.size() == 0 ? nullptr : buffer.data(), {static_cast<Index>(buffer.size())});
 }
 
 struct LayerFlags {
@@ -37,17 +38,19 @@ struct StateStorage {
   Buffer weight, bias, weight_grad, bias_grad, running_mean, running_var;
   typename Backend::template buffer<std::int64_t> num_batches_tracked;
 
-  StateStorage(Index channel_count, const BatchNormOptions& options)
+  StateStorage(Backend& backend, Index channel_count, const BatchNormOptions& options)
       : channels(channel_count), affine(options.affine), tracked(options.track_running_stats) {
     const auto size = static_cast<std::size_t>(channels);
     if (affine) {
-      for (Buffer* b : {&weight, &bias, &weight_grad, &bias_grad}) b->resize(size);
+      for (Buffer* b : {&weight, &bias, &weight_grad, &bias_grad}) make_room(backend, *b, size);
     }
     if (tracked) {
-      running_mean.resize(size);
-      running_var.resize(size);
-      num_batches_tracked.resize(std::size_t{1});
+      make_room(backend, running_mean, size);
+      make_room(backend, running_var, size);
+      make_room(backend, num_batches_tracked, std::size_t{1});
     }
+    reset_parameters(backend);
+    zero_grad(backend);
   }
 
   template <class T, class Array>

@@ -1,0 +1,4 @@
+/// @file
+/// The memory of a block that the library's kernels share, under the emulator.
+
+CUDA_EMULATION_DYNAMIC_SHARED(syncbn::v0::cuda, shared_memory)
