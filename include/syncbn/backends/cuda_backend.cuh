@@ -19,7 +19,7 @@ namespace syncbn::inline v0 {
 /// captured in a CUDA graph once it has been run (memory cannot be allocated then).
 ///
 /// Takes f16, bf16 and f32 tensors with float parameters, and f64 too with double ones; any strides, without copies.
-/// Working memory is O(channels), at most 1024 partial sums for each, and is reused.
+/// Working memory is O(channels + multiprocessors) and is reused.
 /// @determinism{the same bits from run to run for the same extents, strides, alignment to 16 bytes, and kind of device; passes
 /// that do several steps in one may differ in the last bits from the steps}
 /// @tparam Parameter  float or double: the type of parameters and running statistics.
@@ -81,7 +81,7 @@ class CudaBackend {
   void upload(const T* from, Index n, T* to) const {
     copy(from, n, to, cudaMemcpyHostToDevice);
   }
-  /// @brief Room in a buffer, in the order of the stream; what it has is lost if it grows. @param memory  of this backend.
+  /// @brief Room in a buffer, in the order of the stream; see CudaBuffer::make_room(). @param memory  of this backend.
   /// @param size  elements. @throws CudaError; Error if it grows while the stream is captured.
   template <class T>
   void make_room(buffer<T>& memory, std::size_t size) const {

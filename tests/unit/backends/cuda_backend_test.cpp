@@ -179,6 +179,27 @@ TEMPLATE_TEST_CASE("cuda backend: backward, every way", "[cuda]", float, syncbn:
   }
 }
 
+TEST_CASE("cuda backend: float tensors with double parameters, every way", "[cuda]") {
+  using Backend = CudaBackend<double>;
+  Backend backend;
+  for (const Way& way : ways()) {
+    INFO(way.name);
+    const std::vector<float> x = law_elements<float>(way.extents, 6);
+    const BackendTensor<Backend, float> input(backend, way.extents, way.placement, x);
+    BackendTensor<Backend, float> y(backend, way.extents, way.placement), by_steps(backend, way.extents, way.placement);
+    syncbn::Moments<Backend> moments;
+    syncbn::Statistics<Backend> statistics;
+    syncbn::GradientSums<Backend> sums;
+    syncbn::GradientCoefficients<Backend> coefficients;
+    normalize_alone(backend, input.read(), 1e-5, moments, statistics, {}, {}, y.view());
+    normalize(backend, input.read(), statistics, {}, {}, by_steps.view());
+    CHECK(same_elements(y.elements(), by_steps.elements()));
+    propagate_alone(backend, input.read(), input.read(), statistics, sums, coefficients, {}, y.view());
+    propagate(backend, input.read(), input.read(), statistics, coefficients, {}, by_steps.view());
+    CHECK(same_elements(y.elements(), by_steps.elements()));
+  }
+}
+
 TEST_CASE("cuda backend: dimensions are walked as they lie in memory", "[cuda]") {
   CudaBackend<float> backend;
   const std::vector<Index> extents{2, 3, 32, 32};

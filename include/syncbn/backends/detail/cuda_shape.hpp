@@ -151,7 +151,7 @@ bool shape_on_chip(Field<operands>& field, int bytes_of_element, const Device& d
   const Index units = field.units() << shape.lane_bits;
   // Few slabs: more threads for each of them.
   const bool few = shape.slabs < 2 * device.multiprocessors;
-  const int threads = power_of_two(ceil_div(units, few ? in_registers / 2 : in_registers),
+  const int threads = power_of_two(ceil_div(units, std::max(few ? in_registers / 2 : in_registers, 1)),
                                    std::max(warp_size, shape.channels_of_slab()), most_threads);
   share_out(shape, field, threads, 1);
   shape.streams = false;
