@@ -36,20 +36,31 @@ syncbn_communicator(single_process syncbn::SingleProcessCommunicator
 syncbn_communicator(thread syncbn::ThreadCommunicator HEADER syncbn/backends/thread_communicator.hpp RANKS 1 2 3 4)
 syncbn_communicator(mpi syncbn::MpiCommunicator
   HEADER syncbn/backends/mpi_communicator.hpp RANKS 1 2 3 4 LAUNCHER mpi NEEDS mpi)
+syncbn_communicator(deferred_thread "syncbn_test::DeferredCommunicator<syncbn::ThreadCommunicator>"
+  HEADER syncbn/backends/thread_communicator.hpp support/deferred_communicator.hpp RANKS 1 2 3)
 
 syncbn_communicator(staged_thread "syncbn::Staged<syncbn::ThreadCommunicator>"
   HEADER syncbn/backends/thread_communicator.hpp support/staged_launcher.hpp RANKS 1 2 3 NEEDS emulated_kernels)
 syncbn_communicator(staged_mpi "syncbn::Staged<syncbn::MpiCommunicator>"
   HEADER syncbn/backends/mpi_communicator.hpp support/staged_launcher.hpp RANKS 1 2 3 LAUNCHER mpi
   NEEDS mpi emulated_kernels)
-set(host_communicators single_process thread mpi)
-set(device_communicators single_process staged_thread staged_mpi)
 
-# Each executor, and each parameter type, with each communicator.
+# Of a stand-in for its library.
+set(nccl syncbn/backends/nccl_communicator.hpp support/emulated_devices.hpp)
+syncbn_communicator(nccl syncbn::NcclCommunicator
+  HEADER ${nccl} support/nccl_launcher.hpp RANKS 1 2 3 NEEDS emulated_kernels nccl_stand_in)
+syncbn_communicator(nccl_mpi syncbn::NcclCommunicator
+  HEADER ${nccl} support/nccl_mpi_launcher.hpp RANKS 1 2 3 LAUNCHER mpi NEEDS mpi emulated_kernels nccl_stand_in)
+set(host_communicators single_process thread mpi deferred_thread)
+set(device_communicators single_process staged_thread staged_mpi nccl nccl_mpi)
+
+# Each executor, and each parameter type, with each communicator; on the emulator, which takes its time, with processes
+# staged and threads not.
 set(pairs serial.single_process serial_f64.thread serial.mpi openmp_f64.single_process openmp.thread openmp_f64.mpi
-  loop.single_process loop_f64.thread loop.mpi cuda_f64.single_process cuda.staged_thread cuda_f64.staged_mpi)
+  loop.single_process loop_f64.thread loop.mpi serial.deferred_thread cuda_f64.single_process cuda_f64.staged_mpi
+  cuda.nccl)
 if(SYNCBN_TEST_REDUCED)
-  set(pairs openmp.thread serial_f64.mpi cuda.staged_thread)
+  set(pairs openmp.thread serial_f64.mpi serial.deferred_thread cuda.nccl)
 elseif(SYNCBN_TEST_FULL)
   set(pairs "")
   foreach(memory host device)

@@ -113,6 +113,20 @@ class BatchNorm : public detail::BatchNormPasses<Dims, Backend, Communicator> {
   Exchange<Communicator>& exchange() noexcept { return exchange_; }
   /// @copydoc exchange()
   const Exchange<Communicator>& exchange() const noexcept { return exchange_; }
+  /// @brief Throws what earlier calls have come to, as far as it is known; does not wait. Ends of forward() and backward() do
+  /// the same. @throws as forward(). @throws CommunicatorError  if the fabric has failed, or a deadline has passed.
+  void check()
+    requires defers_errors<Communicator>
+  {
+    exchange_.check(this->backend().queue());
+  }
+  /// @brief Waits until the queue has done all that was put into it, as long as the communicator's deadline allows; then as
+  /// check(). Ranks that call it at the same place throw together. @throws as check().
+  void synchronize()
+    requires defers_errors<Communicator>
+  {
+    exchange_.synchronize(this->backend().queue());
+  }
   /// @brief Names the layer in messages and in headers. @param name  the same on every rank.
   void set_name(std::string name) { exchange_.set_name(std::move(name)); }
 

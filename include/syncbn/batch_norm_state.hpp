@@ -140,8 +140,9 @@ class BatchNormState {
   BatchNormState(const BatchNormState& other, const std::shared_ptr<Storage>& shared)
       : options_(other.options_), backend_(other.backend_), storage_(shared), flags_(other.flags_) {}
 
-  // What the ranks of a synchronized layer must agree about. The backend may fail to tell the counter.
-  ExchangeCall describe_call(const char* operation, std::int64_t dims, ScalarKind kind, bool update,
+  // What the ranks of a synchronized layer must agree about. The backend may fail to tell the counter; a host that does not
+  // wait leaves that to its queue.
+  ExchangeCall describe_call(const char* operation, std::int64_t dims, ScalarKind kind, bool update, bool waits,
                              RankFailure& failure) const {
     ExchangeCall call;
     call.operation = operation;
@@ -151,10 +152,12 @@ class BatchNormState {
     call.eps = options_.eps;
     call.momentum = options_.momentum.value_or(std::numeric_limits<double>::quiet_NaN());
     call.flags = (options_.affine ? 1U : 0U) | (flags_.tracks ? 2U : 0U) | (update ? 4U : 0U);
-    call.batches = -1;
-    failure.capture([&] {
-      if (has_running_stats()) call.batches = num_batches_tracked();
-    });
+    if (!has_running_stats()) return call;
+    if (waits) {
+      failure.capture([&] { call.batches = num_batches_tracked(); });
+    } else {
+      call.batches_at = storage_->num_batches_tracked.data();
+    }
     return call;
   }
 

@@ -40,6 +40,15 @@ consteval bool check_communicator() {
   static_assert(sums_frames<C>,
                 "communicator: lacks  void start(frame&, queue_type&),  bool poll(frame&) noexcept  or  void "
                 "finish(frame&, queue_type&):  the sum of doubles over the group, in place");
+  if constexpr (C::errors == ErrorModel::deferred) {
+    static_assert(has_mailboxes<C>,
+                  "communicator: its errors are deferred, but it lacks the member type  mailbox  (default "
+                  "constructible, movable, with  double* word() const noexcept),  mailbox open_mailbox()  or  const "
+                  "double* stopped() const noexcept");
+    static_assert(checks_later<C>,
+                  "communicator: its errors are deferred, but it lacks  void check(queue_type&)  or  void "
+                  "synchronize(queue_type&)");
+  }
   return true;
 }
 

@@ -81,7 +81,8 @@ concept hands_out_frames = std::movable<typename C::frame> && std::default_initi
                            };
 
 /// @brief `start(frame, queue)`, `poll(frame)`, `finish(frame, queue)`: the frame's words are summed over the group, in
-/// place. All ranks start frames of the same sizes in the same order; the sums are the same bits on every rank.
+/// place. All ranks start frames of the same sizes in the same order; the sums are the same bits on every rank. Where errors
+/// are deferred, finish() makes what is put into the queue later see the sums, and waits for nothing.
 template <class C>
 concept sums_frames = requires(C& c, typename C::frame& f, typename C::queue_type& q) {
   { c.start(f, q) } -> std::same_as<void>;
@@ -93,6 +94,30 @@ concept sums_frames = requires(C& c, typename C::frame& f, typename C::queue_typ
 template <class C>
 concept communicator = std::copyable<C> && names_its_spaces<C> && states_its_error_model<C> && knows_its_group<C> &&
                        tells_whether_usable<C> && hands_out_frames<C> && sums_frames<C>;
+
+/// @brief For deferred errors: a movable `mailbox` from `open_mailbox()`, whose `word()` is a double that the host and kernels of
+/// the queue both read and write, 0 at first; and `stopped()`, a double that kernels of the queue read: not 0 from before
+/// the moment when sums that are under way are given up, and end with whatever they have.
+template <class C>
+concept has_mailboxes = std::movable<typename C::mailbox> && std::default_initializable<typename C::mailbox> &&
+                        requires(C& c, const C& d, const typename C::mailbox& m) {
+                          { c.open_mailbox() } -> std::same_as<typename C::mailbox>;
+                          { m.word() } noexcept -> std::same_as<double*>;
+                          { d.stopped() } noexcept -> std::same_as<const double*>;
+                        };
+
+/// @brief For deferred errors: `check(queue)` throws CommunicatorError if the fabric has failed or a deadline has passed, without
+/// waiting; `synchronize(queue)` waits for the queue as long as the deadline allows.
+template <class C>
+concept checks_later = requires(C& c, typename C::queue_type& q) {
+  { c.check(q) } -> std::same_as<void>;
+  { c.synchronize(q) } -> std::same_as<void>;
+};
+
+/// @brief A communicator on which the host waits for nothing: finish() orders the queue alone, and what went wrong is told
+/// later.
+template <class C>
+concept defers_errors = communicator<C> && C::errors == ErrorModel::deferred && has_mailboxes<C> && checks_later<C>;
 
 /// @brief `split(color, key)`: a communicator of the ranks with the same color, ordered by key. Collective.
 template <class C>

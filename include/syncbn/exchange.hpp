@@ -24,10 +24,11 @@ namespace syncbn::inline v0 {
 /// earlier exchanges have reduced, the same on all ranks; empty ranks and ranks that failed send the same frames.
 /// Words are summed as they are packed, so a result depends on the communicator's order of summation only.
 /// A copy has the same group, name and number of exchanges done, and frames of its own.
+/// Communicators with deferred errors have an Exchange of their own: deferred_exchange.hpp.
 /// @tparam Communicator  the fabric.
 template <class Communicator>
 class Exchange {
-  static_assert(Communicator::errors == ErrorModel::immediate, "Exchange: deferred errors are not available here");
+  static_assert(Communicator::errors == ErrorModel::immediate, "Exchange: that of deferred_exchange.hpp is missing");
 
  public:
   using Queue = typename Communicator::queue_type;  ///< what orders the frames
@@ -43,8 +44,10 @@ class Exchange {
   template <class Other>
   Exchange<Other> with(Other communicator) const {
     Exchange<Other> result(std::move(communicator), run_.group.own_name());
-    result.set_waits_for_header(run_.waits_for_header);
-    result.set_most_blocks(run_.planner.most);
+    if constexpr (Other::errors == ErrorModel::immediate) {
+      result.set_waits_for_header(run_.waits_for_header);
+      result.set_most_blocks(run_.planner.most);
+    }
     return result;
   }
 

@@ -145,9 +145,7 @@ class LazyBatchNorm {
       ExchangeCall call;
       call.operation = "forward";
       call.kind = kind;
-      begin_exchange(exchange_, backend_, call, 0, failure);
-      exchange_.start([](double*) {});
-      exchange_.finish();
+      detail::fail_together(exchange_, backend_, call, failure);
     }
     failure.rethrow();
     throw Error(std::string(failure.message()));

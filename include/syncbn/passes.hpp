@@ -159,8 +159,8 @@ void add_parameter_gradients(Backend& backend, const GradientSums<Backend>& sums
                              TensorView<typename Backend::parameter_type, typename Backend::memory_space> bias_grad) {
   backend.for_each_channel(sums.channels(),
                            detail::AddParameterGradients<typename Backend::parameter_type>{
-                               sums.dy(), sums.dy_centred(), statistics.inverse_deviation(), weight_grad.data(),
-                               weight_grad.stride(0), bias_grad.data(), bias_grad.stride(0)});
+                               statistics.count(), sums.dy(), sums.dy_centred(), statistics.inverse_deviation(),
+                               weight_grad.data(), weight_grad.stride(0), bias_grad.data(), bias_grad.stride(0)});
 }
 
 /// @brief The input gradient where batch statistics normalized x.

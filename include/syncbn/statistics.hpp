@@ -100,7 +100,8 @@ class Statistics {
   }
   /// @brief Channels. @return as of resize().
   Index channels() const noexcept { return channels_; }
-  /// @brief Values per channel, all ranks together. @return one word.
+  /// @brief Values per channel, all ranks together; -1 after an exchange that ended badly, where errors are deferred.
+  /// @return one word.
   double* count() noexcept { return words_.data(); }
   /// @copydoc count()
   const double* count() const noexcept { return words_.data(); }

@@ -1,12 +1,14 @@
 #pragma once
 
+#include <syncbn/deferred_exchange.hpp>
 #include <syncbn/exchange.hpp>
 #include <syncbn/passes.hpp>
 #include <syncbn/rank_failure.hpp>
 
 /// @file
 /// The exchange of the split API: begin, start, finish; between any two of them a rank may do other work. Every rank
-/// calls all three, with an empty batch or after a failure too.
+/// calls all three, with an empty batch or after a failure too. Those of communicators with deferred errors are in
+/// deferred_exchange.hpp.
 
 namespace syncbn::inline v0 {
 
@@ -129,5 +131,31 @@ template <communicator Communicator, backend Backend>
 void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& global) {
   while (exchange.finished() < exchange.blocks()) detail::receive(exchange, backend, global);
 }
+/// @brief The same, for code that knows no fabric: where errors are deferred, the sums sent become zeros after a bad end.
+/// @param exchange  started. @param backend  whose memory. @param global  filled; as above.
+template <communicator Communicator, backend Backend>
+void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>&,
+                     GradientSums<Backend>& global) {
+  finish_exchange(exchange, backend, global);
+}
+
+namespace detail {
+
+// An exchange in which this rank has nothing to say but that it failed.
+template <class Communicator, class Backend>
+void fail_together(Exchange<Communicator>& exchange, Backend& backend, const ExchangeCall& call, RankFailure& failure) {
+  Moments<Backend> nothing;
+  nothing.resize(backend, call.channels);
+  begin_exchange(exchange, backend, call, 0, failure);
+  start_exchange(exchange, backend, nothing);
+  if constexpr (Communicator::errors == ErrorModel::deferred) {
+    Moments<Backend> sums;
+    finish_exchange(exchange, backend, nothing, sums);
+  } else {
+    exchange.finish();
+  }
+}
+
+}  // namespace detail
 
 }  // namespace syncbn::inline v0

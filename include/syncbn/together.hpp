@@ -26,6 +26,11 @@ bool gains_from_blocks(const Backend& backend, const First& first, const Others&
 
 namespace detail {
 
+// Whether an exchange may have more than one block, which the backend then works on one by one.
+template <class Communicator, class Backend, class X>
+inline constexpr bool may_have_blocks =
+    !defers_errors<Communicator> && passes_over_channels<Backend, typename view_t<const X>::value_type>;
+
 // Activations that a block of the exchange reads.
 template <class Communicator, class... Inputs>
 double bytes_of_block(const Exchange<Communicator>& exchange, const Inputs&... inputs) noexcept {
@@ -108,7 +113,13 @@ void normalize_together(Exchange<Communicator>& exchange, Backend& backend, cons
                         TensorView<const typename Backend::parameter_type, typename Backend::memory_space> weight,
                         TensorView<const typename Backend::parameter_type, typename Backend::memory_space> bias, Y&& y,
                         RankFailure& failure) {
-  const auto check_count = [&] { check_more_than_one_value(exchange.total_count(), exchange.communicator().size()); };
+  const auto check_count = [&] {
+    if constexpr (defers_errors<Communicator>) {
+      failure.rethrow();
+    } else {
+      check_more_than_one_value(exchange.total_count(), exchange.communicator().size());
+    }
+  };
   decltype(detail::read_only(view(x))) input;
   decltype(view(y)) output;
   failure.capture([&] {
@@ -118,7 +129,7 @@ void normalize_together(Exchange<Communicator>& exchange, Backend& backend, cons
     global.resize(backend, exchange.call().channels);
     statistics.resize(backend, exchange.call().channels);
   });
-  if constexpr (passes_over_channels<Backend, typename view_t<const X>::value_type>) {
+  if constexpr (detail::may_have_blocks<Communicator, Backend, X>) {
     if (exchange.blocks() > 1 && !failure.failed() && backend.works_by_channels(input, output)) {
       const detail::NormalizeChannel<typename Backend::parameter_type> coefficients_of{
           statistics.mean(), statistics.inverse_deviation(), weight.data(), weight.stride(0), bias.data(),
@@ -161,7 +172,7 @@ void propagate_together(Exchange<Communicator>& exchange, Backend& backend, cons
     global.resize(backend, exchange.call().channels);
     coefficients.resize(backend, exchange.call().channels);
   });
-  if constexpr (passes_over_channels<Backend, typename view_t<const X>::value_type>) {
+  if constexpr (detail::may_have_blocks<Communicator, Backend, X>) {
     if (exchange.blocks() > 1 && !failure.failed() && backend.works_by_channels(gradient, input, output)) {
       const detail::PropagateChannel<typename Backend::parameter_type> coefficients_of{
           statistics.mean(), statistics.inverse_deviation(), weight.data(), weight.stride(0),
@@ -172,7 +183,8 @@ void propagate_together(Exchange<Communicator>& exchange, Backend& backend, cons
   }
   failure.capture([&] { accumulate(backend, gradient, input, statistics, local); });
   start_exchange(exchange, backend, local);
-  finish_exchange(exchange, backend, global);
+  finish_exchange(exchange, backend, local, global);
+  if constexpr (defers_errors<Communicator>) failure.rethrow();
   finalize(backend, global, statistics, coefficients);
   propagate(backend, gradient, input, statistics, coefficients, weight, output);
 }

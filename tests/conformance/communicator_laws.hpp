@@ -42,12 +42,15 @@ struct Sum {
 
   template <class Word>
   Sum(Communicator& c, syncbn::Index words, const Word& word) : frame(c.acquire(words)) {
-    for (syncbn::Index i = 0; i < words; ++i) frame.data()[i] = word(static_cast<std::uint64_t>(i));
+    std::vector<double> values;
+    for (syncbn::Index i = 0; i < words; ++i) values.push_back(word(static_cast<std::uint64_t>(i)));
+    FrameAccess<Communicator>::write(c, frame, queue, values);
     c.start(frame, queue);
   }
   void finish_into(Communicator& c, std::vector<double>& out) {
     c.finish(frame, queue);
-    out.insert(out.end(), frame.data(), frame.data() + frame.size());
+    const std::vector<double> sums = FrameAccess<Communicator>::read(c, frame, queue);
+    out.insert(out.end(), sums.begin(), sums.end());
   }
 };
 
@@ -229,7 +232,7 @@ void law_poll() {
     const bool last = c.rank() == c.size() - 1;
     typename Communicator::queue_type queue{};
     auto frame = c.acquire(512);
-    for (int i = 0; i < 512; ++i) frame.data()[i] = c.rank() + 1;
+    FrameAccess<Communicator>::write(c, frame, queue, std::vector<double>(512, c.rank() + 1));
     double too_early = 0;
     if (!last) {
       c.start(frame, queue);
@@ -245,7 +248,8 @@ void law_poll() {
     }
     const bool stays = c.poll(frame);
     c.finish(frame, queue);
-    return std::vector<double>{too_early, done ? 1.0 : 0.0, stays ? 1.0 : 0.0, frame.data()[0], frame.data()[511]};
+    const std::vector<double> sums = FrameAccess<Communicator>::read(c, frame, queue);
+    return std::vector<double>{too_early, done ? 1.0 : 0.0, stays ? 1.0 : 0.0, sums[0], sums[511]};
   });
   const double sum = static_cast<double>(outcomes.size() * (outcomes.size() + 1)) / 2;
   for (const Outcome& outcome : outcomes) CHECK(outcome.values == std::vector<double>{0, 1, 1, sum, sum});
@@ -270,9 +274,10 @@ void law_abandoned_frames() {
       }
       // Not started yet: what still arrives for the lost frame must not be written here.
       auto fresh = c.acquire(3);
-      for (int i = 0; i < 3; ++i) fresh.data()[i] = -7;
+      typename Communicator::queue_type queue{};
+      FrameAccess<Communicator>::write(c, fresh, queue, std::vector<double>(3, -7));
       if (!detail::adds_up(c)) ++wrong;
-      for (int i = 0; i < 3; ++i) wrong += fresh.data()[i] == -7 ? 0 : 1;
+      for (const double value : FrameAccess<Communicator>::read(c, fresh, queue)) wrong += value == -7 ? 0 : 1;
     }
     return std::vector<double>{wrong};
   });
@@ -301,11 +306,11 @@ void law_copies() {
     {
       Communicator brief = c;
       frame = brief.acquire(1);
-      frame.data()[0] = 5;
+      FrameAccess<Communicator>::write(brief, frame, queue, {5});
       brief.start(frame, queue);
     }
     c.finish(frame, queue);
-    sums.push_back(frame.data()[0]);
+    sums.push_back(FrameAccess<Communicator>::read(c, frame, queue)[0]);
     sums.push_back(same ? 1 : 0);
     return sums;
   });

@@ -11,10 +11,13 @@
 ///       }
 ///     };
 ///
+/// Where the host cannot reach the words of a frame through its pointer, specialise FrameAccess, too.
+///
 /// Where each rank is a process, every process runs the suite; run_in_this_process() needs a barrier and an all-gather
 /// that do not stand on the communicator under test.
 #pragma once
 
+#include <algorithm>
 #include <barrier>
 #include <chrono>
 #include <concepts>
@@ -118,6 +121,22 @@ struct Launcher {
       if (ranks != 1) return Outcomes(1, Outcome{{}, "a communicator of one rank cannot be tested with more"});
       return run_on_threads(std::vector<Communicator>(1), body);
     }
+  }
+};
+
+/// @brief How the host reaches the words of a frame: as its own memory, unless this is specialised.
+template <class Communicator>
+struct FrameAccess {
+  using Frame = typename Communicator::frame;
+  using Queue = typename Communicator::queue_type;
+
+  /// @brief Before start(). @param words  as many as the frame has.
+  static void write(Communicator&, Frame& frame, Queue&, const std::vector<double>& words) {
+    std::copy(words.begin(), words.end(), frame.data());
+  }
+  /// @brief After finish().
+  static std::vector<double> read(Communicator&, Frame& frame, Queue&) {
+    return std::vector<double>(frame.data(), frame.data() + frame.size());
   }
 };
 

@@ -175,6 +175,16 @@ Numbers state_of(Layer& layer) {
   return result;
 }
 
+/// @brief Whether a layer's errors come later than its calls.
+template <class Communicator>
+inline constexpr bool errors_are_deferred = Communicator::errors == syncbn::ErrorModel::deferred;
+
+/// @brief Waits until it is known what the layer's calls have come to. @throws what has gone wrong.
+template <std::size_t Dims, class Backend, class Communicator>
+void settle(syncbn::BatchNorm<Dims, Backend, Communicator>& layer) {
+  if constexpr (errors_are_deferred<Communicator>) layer.synchronize();
+}
+
 /// @brief Forward and backward on this rank's samples.
 template <class T, std::size_t Dims, class Backend, class Communicator>
 RankStep training_step(syncbn::BatchNorm<Dims, Backend, Communicator>& layer, const StepPlan& plan,
@@ -201,6 +211,7 @@ RankStep training_step(syncbn::BatchNorm<Dims, Backend, Communicator>& layer, co
     result.dx = dx.numbers();
     result.untouched = y.gaps_are_untouched() && dx.gaps_are_untouched();
   }
+  settle(layer);
   result.weight_grad = detail::numbers_on_host(backend, layer.weight_grad());
   result.bias_grad = detail::numbers_on_host(backend, layer.bias_grad());
   for (const auto& view : {layer.running_mean(), layer.running_var()}) {

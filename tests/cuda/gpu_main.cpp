@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <cstdlib>
 #include <cuda_runtime_api.h>
 
 #include "support/run_catch.hpp"
@@ -11,5 +12,12 @@ int main(int argc, char** argv) {
     std::printf("skipped: no CUDA device (%s)\n", cudaGetErrorString(error));
     return 77;
   }
+#ifdef SYNCBN_A_DEVICE_FOR_EACH_RANK
+  const char* ranks = std::getenv("SYNCBN_TEST_RANKS");
+  if (ranks != nullptr && std::atoi(ranks) > devices) {
+    std::printf("skipped: %d CUDA devices are not one for each of %s ranks\n", devices, ranks);
+    return 77;
+  }
+#endif
   return syncbn_test::run_catch(argc, argv);
 }

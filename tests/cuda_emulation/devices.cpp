@@ -1,6 +1,11 @@
 // Devices and their properties, as far as the library asks for them.
 
+#include "devices.hpp"
+
+#include <algorithm>
 #include <cuda_runtime.h>
+#include <iterator>
+#include <utility>
 
 #include "launch.hpp"
 #include "memory.hpp"
@@ -11,13 +16,40 @@ using namespace cuda_emulation;
 
 namespace {
 
-thread_local int current_device = 0;
+thread_local int current = 0;
 
 constexpr int multiprocessors = 8;
 constexpr int cache_bytes = 4 << 20;
 constexpr int threads_of_multiprocessor = 2048;
 
+struct Name {
+  cudaError_t error;
+  const char* text;
+};
+constexpr Name names[] = {
+    {cudaSuccess, "cudaSuccess"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice"},
+    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle"},
+    {cudaErrorIllegalState, "cudaErrorIllegalState"},
+    {cudaErrorNotPermitted, "cudaErrorNotPermitted"},
+    {cudaErrorNotReady, "cudaErrorNotReady"},
+    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure"},
+    {cudaErrorCapturedEvent, "cudaErrorCapturedEvent"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated"},
+    {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation"},
+    {cudaErrorStreamCaptureMerge, "cudaErrorStreamCaptureMerge"},
+    {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported"},
+};
+
 }  // namespace
+
+int cuda_emulation::current_device() { return current; }
+OnDevice::OnDevice(int device) : before_(std::exchange(current, device)) {}
+OnDevice::~OnDevice() { current = before_; }
 
 extern "C" {
 
@@ -26,12 +58,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = current_device;
+  *device = current;
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= options().devices) return remember(cudaErrorInvalidDevice);
-  current_device = device;
+  current = device;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
@@ -95,24 +127,9 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 }
 
 const char* cudaGetErrorName(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess:
-      return "cudaSuccess";
-    case cudaErrorInvalidValue:
-      return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation:
-      return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration:
-      return "cudaErrorInvalidConfiguration";
-    case cudaErrorNotReady:
-      return "cudaErrorNotReady";
-    case cudaErrorLaunchFailure:
-      return "cudaErrorLaunchFailure";
-    case cudaErrorStreamCaptureUnsupported:
-      return "cudaErrorStreamCaptureUnsupported";
-    default:
-      return "cudaErrorUnknown";
-  }
+  const auto named = [error](const Name& name) { return name.error == error; };
+  const auto* const found = std::find_if(std::begin(names), std::end(names), named);
+  return found == std::end(names) ? "cudaErrorUnknown" : found->text;
 }
 const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
 

@@ -1,10 +1,14 @@
 // The emulator itself: kernels that are right give the right results in every order, and every mistake that it claims to
 // see is made once.
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "devices.hpp"
 #include "memory.hpp"
 #include "options.hpp"
 #include "streams.hpp"
@@ -166,6 +170,38 @@ class DeviceArray {
   std::size_t n_;
 };
 
+struct Stream {
+  explicit Stream(unsigned flags = cudaStreamNonBlocking) {
+    REQUIRE(cudaStreamCreateWithFlags(&stream, flags) == cudaSuccess);
+  }
+  ~Stream() { cudaStreamDestroy(stream); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t stream = nullptr;
+};
+struct Event {
+  Event() { REQUIRE(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess); }
+  ~Event() { cudaEventDestroy(event); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  cudaEvent_t event = nullptr;
+};
+
+Options deferred(int devices = 2) { return {Order::ascending, 1, true, 1, devices, false}; }
+Options asynchronous() { return {Order::ascending, 1, false, 1, 2, true}; }
+
+// Puts `++counter` into a stream, or what waits for a gate.
+void put_count(cudaStream_t stream, std::atomic<int>& counter) {
+  const auto add = [](void* p) { ++*static_cast<std::atomic<int>*>(p); };
+  REQUIRE(cudaLaunchHostFunc(stream, add, &counter) == cudaSuccess);
+}
+void put_gate(cudaStream_t stream, std::atomic<bool>& open) {
+  const auto wait = [](void* p) {
+    while (!*static_cast<std::atomic<bool>*>(p)) std::this_thread::yield();
+  };
+  REQUIRE(cudaLaunchHostFunc(stream, wait, &open) == cudaSuccess);
+}
+
 cudaLaunchConfig_t shape(unsigned blocks, unsigned threads, std::size_t shared = 0, cudaStream_t stream = nullptr) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
@@ -292,6 +328,7 @@ TEST_CASE("a fault stays with the device") {
     const ExpectViolations expected;
     const auto config = shape(1, 32);
     cudaLaunchKernelEx(&config, emulated::some_meet_kernel);
+    cudaDeviceSynchronize();
     CHECK(cudaLaunchKernelEx(&config, emulated::two_barriers_kernel) == cudaErrorLaunchFailure);
   }
   cuda_emulation::reset_faults();
@@ -374,6 +411,238 @@ TEST_CASE("a captured graph replays, and waiting ends a capture") {
   cudaStreamDestroy(stream);
 }
 
+TEST_CASE("waiting for a device waits for its streams, and for no other's") {
+  const WithOptions with(deferred());
+  std::atomic<int> of_stream{0}, of_default{0};
+  int device_of_work = -1;
+  const cuda_emulation::OnDevice one(1);
+  const Stream stream;
+  put_count(stream.stream, of_stream);
+  put_count(nullptr, of_default);
+  {
+    const cuda_emulation::OnDevice zero(0);
+    REQUIRE(cuda_emulation::submit(stream.stream, [&] {
+              device_of_work = cuda_emulation::current_device();
+              return cudaSuccess;
+            }) == cudaSuccess);
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(nullptr) == cudaSuccess);
+    CHECK(of_stream + of_default == 0);
+    REQUIRE(cudaStreamSynchronize(stream.stream) == cudaSuccess);  // whichever device is current
+    CHECK(of_stream == 1);
+    CHECK(cuda_emulation::current_device() == 0);
+  }
+  CHECK(device_of_work == 1);
+  CHECK(of_default == 0);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(of_default == 1);
+  int device = -1;
+  CHECK(cudaStreamGetDevice(stream.stream, &device) == cudaSuccess);
+  CHECK(device == 1);
+}
+
+TEST_CASE("the default stream and blocking ones of its device wait for each other") {
+  for (const Options& o : {deferred(), asynchronous()}) {
+    const WithOptions with(o);
+    std::atomic<bool> open{false};
+    std::atomic<int> others{0};
+    std::vector<int> order;  // a race if work is not ordered
+    const Stream free;
+    const Stream blocking(cudaStreamDefault);
+    cudaSetDevice(1);
+    const Stream elsewhere(cudaStreamDefault);
+    cudaSetDevice(0);
+    const auto note = [&](cudaStream_t stream, int number) {
+      REQUIRE(cuda_emulation::submit(stream, [&order, number] {
+                order.push_back(number);
+                return cudaSuccess;
+              }) == cudaSuccess);
+    };
+    put_gate(blocking.stream, open);
+    note(blocking.stream, 0);
+    note(nullptr, 1);
+    note(blocking.stream, 2);
+    put_count(free.stream, others);
+    put_count(elsewhere.stream, others);
+    REQUIRE(cudaStreamSynchronize(free.stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(elsewhere.stream) == cudaSuccess);
+    CHECK(others == 2);  // while the gate is shut
+    open = true;
+    REQUIRE(cudaStreamSynchronize(blocking.stream) == cudaSuccess);
+    CHECK(order == std::vector<int>{0, 1, 2});
+  }
+}
+
+TEST_CASE("the default stream does not wait for streams that do not block") {
+  const WithOptions with(asynchronous());
+  std::atomic<bool> open{false};
+  std::atomic<int> counter{0};
+  const Stream free;
+  put_gate(free.stream, open);
+  put_count(nullptr, counter);
+  for (int i = 0; i < 10'000 && counter == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  CHECK(counter == 1);
+  open = true;
+}
+
+TEST_CASE("each thread has a default stream of its own") {
+  const WithOptions with(deferred());
+  std::atomic<int> counter{0};
+  put_count(cudaStreamPerThread, counter);
+  std::thread([] { cudaStreamSynchronize(cudaStreamPerThread); }).join();
+  CHECK(counter == 0);
+  std::thread([&] { put_count(cudaStreamPerThread, counter); }).join();
+  REQUIRE(cudaStreamSynchronize(cudaStreamPerThread) == cudaSuccess);
+  CHECK(counter == 1);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(counter == 2);
+}
+
+TEST_CASE("asynchronous streams work in the background, in order, and the host goes on") {
+  const WithOptions with(asynchronous());
+  std::atomic<bool> open{false};
+  const DeviceArray<int> counter(std::vector<int>{0});
+  const Stream first, second;
+  const Event event;
+  const long waits = cuda_emulation::waits();
+  put_gate(first.stream, open);
+  const auto config = shape(1, 1, 0, first.stream);
+  REQUIRE(cudaLaunchKernelEx(&config, emulated::add_one_kernel, counter.get()) == cudaSuccess);
+  REQUIRE(cudaEventRecord(event.event, first.stream) == cudaSuccess);
+  REQUIRE(cudaStreamWaitEvent(second.stream, event.event, 0) == cudaSuccess);
+  const auto other = shape(1, 1, 0, second.stream);
+  REQUIRE(cudaLaunchKernelEx(&other, emulated::add_one_kernel, counter.get()) == cudaSuccess);
+  CHECK(cudaStreamQuery(first.stream) == cudaErrorNotReady);
+  CHECK(cudaStreamQuery(second.stream) == cudaErrorNotReady);
+  CHECK(cudaEventQuery(event.event) == cudaErrorNotReady);
+
+  open = true;
+  while (cudaStreamQuery(second.stream) == cudaErrorNotReady) std::this_thread::yield();
+  CHECK(cudaEventQuery(event.event) == cudaSuccess);
+  CHECK(cuda_emulation::waits() == waits);
+  CHECK(*counter.get() == 2);
+  REQUIRE(cudaEventSynchronize(event.event) == cudaSuccess);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(cuda_emulation::waits() == waits + 2);
+}
+
+TEST_CASE("what is in a stream is done though the stream is destroyed") {
+  for (const Options& o : {deferred(), asynchronous()}) {
+    const WithOptions with(o);
+    std::atomic<int> counter{0};
+    std::atomic<bool> open{false};
+    const Stream other;
+    std::thread opens([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      open = true;
+    });
+    {
+      const Stream stream;
+      const Event event;
+      put_gate(stream.stream, open);
+      for (int i = 0; i < 100; ++i) put_count(stream.stream, counter);
+      REQUIRE(cudaEventRecord(event.event, stream.stream) == cudaSuccess);
+      REQUIRE(cudaStreamWaitEvent(other.stream, event.event, 0) == cudaSuccess);
+    }
+    CHECK(counter == 100);
+    REQUIRE(cudaStreamSynchronize(other.stream) == cudaSuccess);
+    opens.join();
+  }
+}
+
+TEST_CASE("many threads may use the streams of a device") {
+  const WithOptions with(asynchronous());
+  const DeviceArray<int> counter(std::vector<int>{0});
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      const auto config = shape(1, 1);
+      for (int i = 0; i < 50; ++i) {
+        cudaLaunchKernelEx(&config, emulated::add_one_kernel, counter.get());
+        if (i % 10 == 0) cudaDeviceSynchronize();
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  CHECK(counter.values()[0] == 200);
+}
+
+TEST_CASE("a fault is one device's") {
+  const WithOptions with(asynchronous());
+  const cuda_emulation::OnDevice one(1);
+  const auto fail = [] { return cudaErrorLaunchFailure; };
+  REQUIRE(cuda_emulation::submit(nullptr, fail) == cudaSuccess);
+  CHECK(cudaDeviceSynchronize() == cudaErrorLaunchFailure);
+  CHECK(cuda_emulation::submit(nullptr, fail) == cudaErrorLaunchFailure);
+  const cuda_emulation::OnDevice zero(0);
+  CHECK(cudaDeviceSynchronize() == cudaSuccess);
+  cuda_emulation::reset_faults();
+}
+
+TEST_CASE("mistakes with streams are reported") {
+  const ExpectViolations expected;
+  for (const Options& o : {Options{}, asynchronous()}) {
+    const WithOptions with(o);
+    const Stream stream;
+    static cudaError_t of_call = cudaSuccess;
+    const auto call = [](void*) { of_call = cudaDeviceSynchronize(); };
+    REQUIRE(cudaLaunchHostFunc(stream.stream, call, nullptr) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream.stream) == cudaSuccess);
+    CHECK(of_call == cudaErrorNotPermitted);
+  }
+  CHECK(has(expected.texts(), "a host function in a stream calls the runtime"));
+
+  const auto waits_for_itself = [] { return cudaStreamSynchronize(nullptr); };
+  REQUIRE(cuda_emulation::submit(nullptr, waits_for_itself) == cudaSuccess);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(has(expected.texts(), "work of a stream waits for that stream"));
+
+  cudaStream_t stream = nullptr;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  REQUIRE(cudaStreamDestroy(stream) == cudaSuccess);
+  CHECK(cudaStreamDestroy(stream) == cudaErrorInvalidResourceHandle);
+  CHECK(has(expected.texts(), "destroyed that does not exist"));
+  cudaMemsetAsync(nullptr, 0, 0, stream);
+  CHECK(has(expected.texts(), "put into a stream that was destroyed"));
+  cudaGetLastError();
+}
+
+TEST_CASE("streams that take part in a capture join it by an event, and have to come back") {
+  const Stream origin, branch;
+  const Event before, fork, join;
+  std::atomic<int> counter{0};
+  REQUIRE(cudaEventRecord(before.event, branch.stream) == cudaSuccess);
+  for (const bool joins : {false, true}) {
+    REQUIRE(cudaStreamBeginCapture(origin.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    REQUIRE(cudaEventRecord(fork.event, origin.stream) == cudaSuccess);
+    CHECK(cudaEventQuery(fork.event) == cudaErrorCapturedEvent);
+    REQUIRE(cudaStreamWaitEvent(branch.stream, fork.event, 0) == cudaSuccess);
+    put_count(branch.stream, counter);
+    REQUIRE(cudaEventRecord(join.event, branch.stream) == cudaSuccess);
+    if (joins) REQUIRE(cudaStreamWaitEvent(origin.stream, join.event, 0) == cudaSuccess);
+    cudaGraph_t graph = nullptr;
+    CHECK(cudaStreamEndCapture(origin.stream, &graph) == (joins ? cudaSuccess : cudaErrorStreamCaptureUnjoined));
+    CHECK((graph != nullptr) == joins);
+    cudaGraphDestroy(graph);
+    CHECK(cudaStreamWaitEvent(origin.stream, fork.event, 0) == cudaErrorCapturedEvent);
+  }
+  CHECK(counter == 0);
+
+  REQUIRE(cudaStreamBeginCapture(origin.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  CHECK(cudaStreamWaitEvent(origin.stream, before.event, 0) == cudaErrorStreamCaptureIsolation);
+  cudaGraph_t graph = nullptr;
+  CHECK(cudaStreamEndCapture(origin.stream, &graph) == cudaErrorStreamCaptureInvalidated);
+  cudaGetLastError();
+}
+
+TEST_CASE("the mode of captures is each thread's") {
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  REQUIRE(cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess);
+  CHECK(mode == cudaStreamCaptureModeGlobal);
+  REQUIRE(cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess);
+  CHECK(mode == cudaStreamCaptureModeRelaxed);
+}
+
 TEST_CASE("device memory is NaN, released once, and counted") {
   const std::size_t live = cuda_emulation::live_allocations();
   void* p = nullptr;
@@ -401,6 +670,7 @@ TEST_CASE("global loads and stores are counted, in bytes and in sectors of a req
   {
     const cuda_emulation::CountTraffic count;
     REQUIRE(cudaLaunchKernelEx(&config, emulated::copy_kernel, from.get(), to.get(), 256) == cudaSuccess);
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
     const cuda_emulation::Traffic traffic = count.traffic();
     CHECK(traffic.loaded_bytes == 4096);
     CHECK(traffic.stored_bytes == 4096);
@@ -413,6 +683,7 @@ TEST_CASE("global loads and stores are counted, in bytes and in sectors of a req
   const auto warp = shape(1, 32);
   const cuda_emulation::CountTraffic count(spread.get(), 32 * 8 * sizeof(float));
   REQUIRE(cudaLaunchKernelEx(&warp, emulated::strided_kernel, spread.get(), dense.get(), 8) == cudaSuccess);
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
   const cuda_emulation::Traffic traffic = count.traffic();
   CHECK(traffic.loaded_bytes == 128);
   CHECK(traffic.load_requests == 1);

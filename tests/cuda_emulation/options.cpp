@@ -24,6 +24,7 @@ Options from_environment() {
   };
   o.seed = number("CUDA_EMULATION_SEED", o.seed);
   o.deferred = number("CUDA_EMULATION_DEFERRED", 0) != 0;
+  o.asynchronous = number("CUDA_EMULATION_ASYNCHRONOUS", 0) != 0;
   o.workers = number("CUDA_EMULATION_WORKERS", o.workers);
   return o;
 }

@@ -16,10 +16,11 @@ struct Options {
   bool deferred = false;           // whether streams do nothing before somebody waits for them
   unsigned workers = 1;            // operating-system threads that share the blocks of a grid
   int devices = 2;
+  bool asynchronous = false;  // whether each stream has a thread that does its work in the background; before deferred
 };
 
-// Set by CUDA_EMULATION_ORDER (ascending, descending, shuffled), _SEED, _DEFERRED (0, 1) and _WORKERS; may be changed while no
-// kernel runs.
+// Set by CUDA_EMULATION_ORDER (ascending, descending, shuffled), _SEED, _DEFERRED (0, 1), _ASYNCHRONOUS (0, 1) and _WORKERS;
+// may be changed while no kernel runs.
 Options& options();
 
 // A kernel, or a call, did what no device would do well. Prints and aborts, unless it is expected.

@@ -20,6 +20,18 @@ struct Record {
   void clear() { *this = {}; }
 };
 
+struct NoMailbox {};
+template <class Communicator>
+struct MailboxOf {
+  using type = NoMailbox;
+};
+template <syncbn::has_mailboxes Communicator>
+struct MailboxOf<Communicator> {
+  using type = typename Communicator::mailbox;
+};
+template <class Communicator>
+using mailbox_of = typename MailboxOf<Communicator>::type;
+
 /// @brief Any communicator, with a list of what was done. Copies share the list, as they share the rank.
 template <class Communicator>
 class RecordingCommunicator {
@@ -27,6 +39,7 @@ class RecordingCommunicator {
   using memory_space = typename Communicator::memory_space;
   using queue_type = typename Communicator::queue_type;
   using frame = typename Communicator::frame;
+  using mailbox = mailbox_of<Communicator>;
   static constexpr syncbn::ErrorModel errors = Communicator::errors;
 
   explicit RecordingCommunicator(Communicator communicator)
@@ -58,6 +71,26 @@ class RecordingCommunicator {
   void finish(frame& f, queue_type& queue) {
     ++record_->finished;
     communicator_.finish(f, queue);
+  }
+  auto open_mailbox()
+    requires syncbn::has_mailboxes<Communicator>
+  {
+    return communicator_.open_mailbox();
+  }
+  const double* stopped() const noexcept
+    requires syncbn::has_mailboxes<Communicator>
+  {
+    return communicator_.stopped();
+  }
+  void check(queue_type& queue)
+    requires syncbn::checks_later<Communicator>
+  {
+    communicator_.check(queue);
+  }
+  void synchronize(queue_type& queue)
+    requires syncbn::checks_later<Communicator>
+  {
+    communicator_.synchronize(queue);
   }
   std::uint64_t next_ordinal() noexcept
     requires requires(Communicator& c) { c.next_ordinal(); }

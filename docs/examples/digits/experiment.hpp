@@ -81,11 +81,11 @@ Baseline<T> train_baseline(const Dataset& data, const Recipe& recipe, Progress& 
 
 /// @brief Trains (b) and (c) with all ranks of @p world, and compares them with (a).
 /// @param world     this rank's handle. @param data, recipe  the same on all ranks.
-/// @param baseline  used on rank 0 only. @param progress  told of every step.
+/// @param baseline  used on rank 0 only. @param progress  told of every step. @param place  of batch normalization.
 /// @return          complete on rank 0. @collective{all of it}
-template <class T, class World>
+template <class T, class World, class Place = OnHost>
 Comparison<T> train_ranks(World world, const Dataset& data, const Recipe& recipe, const Baseline<T>& baseline,
-                          Progress progress) {
+                          Progress progress, const Place& place = {}) {
   const int rank = world.rank();
   const int ranks = world.size();
   const std::string title = count_of_ranks(ranks);
@@ -93,10 +93,11 @@ Comparison<T> train_ranks(World world, const Dataset& data, const Recipe& recipe
   comparison.ranks = ranks;
 
   comparison.local = train_reported<T>("(b) " + title + ", local", progress, data, recipe, even_shard(rank, ranks),
-                                       syncbn::SingleProcessCommunicator(), world);
+                                       place.alone(), world);
   const TimedCommunicator<World> timed(world);
-  comparison.synchronized = train_reported<T>("(c) " + title + ", synchronized", progress, data, recipe,
-                                              uneven_shard(rank, ranks, recipe.batch_size), timed, world);
+  comparison.synchronized =
+      train_reported<T>("(c) " + title + ", synchronized", progress, data, recipe,
+                        uneven_shard(rank, ranks, recipe.batch_size), place.together(timed), world);
   const double steps = static_cast<double>(recipe.steps(data.train.size()));
   std::array seconds{timed.seconds() / steps, comparison.synchronized.seconds_per_step};
   syncbn::all_reduce_sum(world, std::span<double>(seconds));
@@ -104,7 +105,7 @@ Comparison<T> train_ranks(World world, const Dataset& data, const Recipe& recipe
 
   if constexpr (std::is_same_v<T, double>) {
     progress.begin("    " + title + ", single steps", recipe.steps(data.train.size()));
-    comparison.steps = check_steps(data, recipe, world, progress);
+    comparison.steps = check_steps(data, recipe, world, place, progress);
     progress.end("compared with (a)");
   }
   if (rank == 0) {

@@ -16,6 +16,7 @@
 #include "feature_maps.hpp"
 #include "linear.hpp"
 #include "parameters.hpp"
+#include "place.hpp"
 
 /// @file
 /// The network: three blocks of convolution, batch normalization and ReLU, and a linear layer.
@@ -26,7 +27,7 @@ namespace digits {
 /// @tparam Communicator  spans the ranks that the statistics of the batch are taken over.
 template <class T, class Communicator>
 struct Block {
-  using Norm = syncbn::BatchNorm<2, syncbn::CpuBackend<T>, Communicator>;
+  using Norm = NormOf<T, Communicator>;
 
   Convolution<T> convolution;
   Norm norm;

@@ -21,6 +21,7 @@ struct Options {
   int epochs = 8;
   std::vector<int> ranks{1, 2, 4};  ///< one comparison each
   bool check = false;               ///< compute in f64, and fail if (c) is not (a)
+  bool nccl = false;                ///< sums between CUDA devices, not through the host
   bool help = false;
   std::string data = SYNCBN_DIGITS_CSV;
   std::string output;      ///< folder of the picture
@@ -34,14 +35,14 @@ struct UsageError : std::runtime_error {
 };
 
 /// @brief How to call the program.
-inline void print_usage(std::FILE* stream, bool chooses_ranks) {
+inline void print_usage(std::FILE* stream, bool chooses_ranks, bool has_devices = false) {
   std::fprintf(
       stream,
       "usage: digits_demo [options]\n"
       "Trains a small network on handwritten digits: (a) on one rank, (b) on several ranks that normalize their\n"
       "own samples, (c) on several ranks with synchronized batch normalization.\n"
       "  --epochs N         passes over the 1500 training images (default 8)\n"
-      "%s"
+      "%s%s"
       "  --check            compute in f64; fail unless (c) equals (a) but for rounding\n"
       "  --output DIR       where to write the picture of the loss (default: the folder of this program)\n"
       "  --data FILE        the digits (default: %s)\n"
@@ -49,7 +50,7 @@ inline void print_usage(std::FILE* stream, bool chooses_ranks) {
       "  --compare FILE     fail unless they are those in FILE: the same bits on up to 2 ranks, else nearly so\n"
       "  --help             this text\n",
       chooses_ranks ? "  --ranks R          that many threads as ranks (default: 1, then 2, then 4)\n" : "",
-      SYNCBN_DIGITS_CSV);
+      has_devices ? "  --nccl             sum between the devices, with one for each rank\n" : "", SYNCBN_DIGITS_CSV);
 }
 
 /// @brief A whole number between two limits. @throws UsageError if @p text is anything else.
@@ -65,8 +66,9 @@ inline int parse_number(const std::string& option, std::string_view text, int sm
 
 /// @brief Reads the command line.
 /// @param arguments      of main(). @param chooses_ranks  false where someone else has started the ranks.
+/// @param has_devices    whether there is a choice about them.
 /// @throws UsageError    if an option is unknown, or a value is missing or wrong.
-inline Options parse_options(std::span<char*> arguments, bool chooses_ranks) {
+inline Options parse_options(std::span<char*> arguments, bool chooses_ranks, bool has_devices = false) {
   Options options;
   options.output = std::filesystem::path(arguments[0]).parent_path().string();
   if (options.output.empty()) options.output = ".";
@@ -80,6 +82,8 @@ inline Options parse_options(std::span<char*> arguments, bool chooses_ranks) {
       options.epochs = parse_number(option, value(), 1, 1000);
     } else if (option == "--ranks" && chooses_ranks) {
       options.ranks = {parse_number(option, value(), 1, max_ranks)};
+    } else if (option == "--nccl" && has_devices) {
+      options.nccl = true;
     } else if (option == "--check") {
       options.check = true;
     } else if (option == "--output") {

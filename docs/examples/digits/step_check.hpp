@@ -185,17 +185,17 @@ struct StepCheck {
 };
 
 /// @brief Takes single steps from the states that (a) goes through.
-template <class World>
+template <class World, class Place>
 class StepChecker {
  public:
-  /// @param data, recipe  as for train(). @param world  all ranks.
-  StepChecker(const Dataset& data, const Recipe& recipe, const World& world)
+  /// @param data, recipe  as for train(). @param world  all ranks. @param place  of batch normalization, but for (a).
+  StepChecker(const Dataset& data, const Recipe& recipe, const World& world, const Place& place)
       : data_(data),
         recipe_(recipe),
         world_(world),
         alone_(recipe, {}, {}),
-        local_(recipe, {}, world),
-        synchronized_(recipe, world, world) {}
+        local_(recipe, place.alone(), world),
+        synchronized_(recipe, place.together(world), world) {}
 
   /// @brief One step of (a), which rank 0 takes, and from the same state one of (b) and one of (c).
   /// @param batch  the numbers of its samples. @collective{several}
@@ -258,17 +258,18 @@ class StepChecker {
   const Recipe& recipe_;
   World world_;
   Trainer<double, Single, Single> alone_;
-  Trainer<double, Single, World> local_;
-  Trainer<double, World, World> synchronized_;
+  Trainer<double, decltype(std::declval<const Place&>().alone()), World> local_;
+  Trainer<double, decltype(std::declval<const Place&>().together(std::declval<const World&>())), World> synchronized_;
   StepCheck result_;
 };
 
 /// @brief Checks every step of a training.
-/// @param data, recipe  as for train(). @param world  all ranks. @param progress  told of every step.
-/// @return what was found, on rank 0.
-template <class World>
-StepCheck check_steps(const Dataset& data, const Recipe& recipe, const World& world, Progress& progress) {
-  StepChecker<World> checker(data, recipe, world);
+/// @param data, recipe  as for train(). @param world  all ranks. @param place  of batch normalization, but for (a).
+/// @param progress  told of every step. @return what was found, on rank 0.
+template <class World, class Place>
+StepCheck check_steps(const Dataset& data, const Recipe& recipe, const World& world, const Place& place,
+                      Progress& progress) {
+  StepChecker<World, Place> checker(data, recipe, world, place);
   for_each_batch(data.train.size(), recipe, [&](int, std::span<const Index> batch) {
     checker.step(batch);
     progress.step();

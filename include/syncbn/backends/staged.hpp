@@ -11,50 +11,10 @@
 #include <syncbn/backends/cuda_queue.hpp>
 #include <syncbn/backends/cuda_space.hpp>
 #include <syncbn/backends/detail/cuda_check.hpp>
+#include <syncbn/backends/detail/pinned_words.hpp>
 #include <syncbn/concepts.hpp>
 
 namespace syncbn::inline v0 {
-
-namespace detail {
-
-// Words that both the host and the device read and write, at the same address: kernels reach them over the bus.
-class PinnedWords {
- public:
-  PinnedWords() = default;
-  explicit PinnedWords(Index words) : size_(words) {
-    if (words == 0) return;
-    void* p = nullptr;
-    const std::size_t bytes = static_cast<std::size_t>(words) * sizeof(double);
-    cuda::check(cudaHostAlloc(&p, bytes, cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc");
-    words_ = static_cast<double*>(p);
-    std::fill_n(words_, words, 0.0);
-  }
-  PinnedWords(PinnedWords&& other) noexcept { swap(other); }
-  PinnedWords& operator=(PinnedWords&& other) noexcept {
-    PinnedWords(std::move(other)).swap(*this);
-    return *this;
-  }
-  PinnedWords(const PinnedWords&) = delete;
-  PinnedWords& operator=(const PinnedWords&) = delete;
-  ~PinnedWords() {
-    if (words_ == nullptr) return;
-    static_cast<void>(cudaDeviceSynchronize());  // a kernel may still be writing
-    static_cast<void>(cudaFreeHost(words_));
-  }
-
-  double* data() const noexcept { return words_; }
-  Index size() const noexcept { return size_; }
-
- private:
-  void swap(PinnedWords& other) noexcept {
-    std::swap(words_, other.words_);
-    std::swap(size_, other.size_);
-  }
-  double* words_ = nullptr;
-  Index size_ = 0;
-};
-
-}  // namespace detail
 
 /// @brief A communicator of host memory (MPI, threads) for CudaBackend: kernels write frames in pinned host memory, which is
 /// handed over once the stream has come so far.

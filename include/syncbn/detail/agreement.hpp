@@ -16,10 +16,10 @@ namespace syncbn::inline v0::detail {
 inline constexpr Index ranks_per_word = 50;
 inline constexpr int most_ranks = static_cast<int>(ranks_per_word * (header_frame_words - header::payload));
 
-inline void set_rank(double* bitmap, int rank) noexcept {
+SYNCBN_HOST_DEVICE inline void set_rank(double* bitmap, int rank) noexcept {
   bitmap[rank / ranks_per_word] = static_cast<double>(std::uint64_t{1} << (rank % ranks_per_word));
 }
-inline int lowest_rank(const double* bitmap, int ranks) noexcept {
+SYNCBN_HOST_DEVICE inline int lowest_rank(const double* bitmap, int ranks) noexcept {
   for (int r = 0; r < ranks; ++r) {
     if ((static_cast<std::uint64_t>(bitmap[r / ranks_per_word]) >> (r % ranks_per_word) & 1U) != 0) return r;
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 #include <utility>
 
 #include <syncbn/batch_norm_state.hpp>
@@ -139,9 +140,15 @@ class BatchNormPasses : public BatchNormState<Backend> {
     saved.synchronized = synchronized;
     // Whether there were values is known to the statistics, where they are of channels.
     if (update && (channels() > 0 || count > 0)) commit(saved.statistics);
+    if (synchronized) tell_what_is_known();
   }
 
-  // Returns the values per channel on all ranks.
+  // What earlier calls have come to, once this one is done: ranks that know it later have done it, too.
+  void tell_what_is_known() {
+    if constexpr (defers_errors<Communicator>) exchange_.check(backend_.queue());
+  }
+
+  // Returns the values per channel on all ranks, where they are known.
   template <class Input, class Output>
   double forward_together(const Input& x, Saved& saved, const Output& y, bool update, RankFailure& failure) {
     if constexpr (!always_alone<Communicator>) {
@@ -149,7 +156,11 @@ class BatchNormPasses : public BatchNormState<Backend> {
       normalize_together(exchange_, backend_, x, options_.eps, local_, global_, saved.statistics, weight(), bias(), y,
                          failure);
     }
-    return exchange_.total_count();
+    if constexpr (defers_errors<Communicator>) {
+      return 0;
+    } else {
+      return exchange_.total_count();
+    }
   }
 
   void commit(const Statistics<Backend>& statistics) {
@@ -188,6 +199,7 @@ class BatchNormPasses : public BatchNormState<Backend> {
     add_parameter_gradients(backend_, local_sums_, saved.statistics,
                             flags_.weight_requires_grad ? weight_grad() : ParameterView(),
                             flags_.bias_requires_grad ? bias_grad() : ParameterView());
+    if (synchronized) tell_what_is_known();
   }
 
   // Output is NoGradient where dx is not wanted.
@@ -203,7 +215,8 @@ class BatchNormPasses : public BatchNormState<Backend> {
         accumulate(backend_, dy, x, saved.statistics, local_sums_);
       });
       start_exchange(exchange_, backend_, local_sums_);
-      finish_exchange(exchange_, backend_, global_sums_);
+      finish_exchange(exchange_, backend_, local_sums_, global_sums_);
+      if constexpr (defers_errors<Communicator>) failure.rethrow();
     } else {
       begin(x, "backward", false, !failure.failed() && gains_from_blocks(backend_, dy, x, dx), failure);
       propagate_together(exchange_, backend_, dy, x, saved.statistics, local_sums_, global_sums_, coefficients_,
@@ -226,8 +239,10 @@ class BatchNormPasses : public BatchNormState<Backend> {
   template <class Input>
   void begin(const Input& input, const char* operation, bool update, bool by_blocks, RankFailure& failure) {
     const std::int64_t call_dims = Dims == any_dims ? -1 : static_cast<std::int64_t>(Dims);
-    const ExchangeCall call =
-        this->describe_call(operation, call_dims, scalar_kind<typename Input::value_type>::value, update, failure);
+    constexpr bool waits = !defers_errors<Communicator>;
+    ExchangeCall call = this->describe_call(operation, call_dims, scalar_kind<typename Input::value_type>::value,
+                                            update, waits, failure);
+    call.needs_several_values = std::string_view(operation) == "forward";
     const double count = failure.failed() ? 0 : static_cast<double>(elements_per_channel(input));
     begin_exchange(exchange_, backend_, call, count, failure, by_blocks);
   }

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include <syncbn/detail/config.hpp>
 #include <syncbn/detail/python_number.hpp>
 #include <syncbn/scalar_kind.hpp>
 
@@ -23,6 +24,10 @@ struct ExchangeCall {
   double momentum = 0;             ///< of the layer; NaN for a cumulative average
   std::uint64_t flags = 0;         ///< affine, tracking and the like, as bits
   std::int64_t batches = -1;       ///< num_batches_tracked before the call; -1 where there is none
+  /// @brief Where the counter lies, in the queue's memory, for a host that does not wait to learn it; null otherwise.
+  const std::int64_t* batches_at = nullptr;
+  /// @brief Whether one value per channel on all ranks is an error, which such a host does not learn in time either.
+  bool needs_several_values = false;
 };
 
 namespace detail {
@@ -33,14 +38,16 @@ inline constexpr Index words_per_channel = 2;  // of plain sums, forward and bac
 // FNV-1a, 64 bits: the same on every machine, unlike std::hash.
 class Fingerprint {
  public:
+  Fingerprint() = default;
+  // Goes on from another one.
+  SYNCBN_HOST_DEVICE explicit Fingerprint(std::uint64_t value) noexcept : value_(value) {}
+
   void add(const void* data, std::size_t bytes) noexcept {
     const auto* p = static_cast<const unsigned char*>(data);
-    for (std::size_t i = 0; i < bytes; ++i) value_ = (value_ ^ p[i]) * 1099511628211ULL;
+    for (std::size_t i = 0; i < bytes; ++i) add_byte(p[i]);
   }
-  void add(std::uint64_t number) noexcept {
-    unsigned char bytes[8];
-    for (unsigned i = 0; i < 8; ++i) bytes[i] = static_cast<unsigned char>(number >> (8 * i));
-    add(bytes, sizeof bytes);
+  SYNCBN_HOST_DEVICE void add(std::uint64_t number) noexcept {
+    for (unsigned i = 0; i < 8; ++i) add_byte(static_cast<unsigned char>(number >> (8 * i)));
   }
   void add(double number) noexcept {
     std::uint64_t bits;
@@ -49,9 +56,11 @@ class Fingerprint {
     add(number == number ? bits : ~std::uint64_t{0});
   }
   void add(std::string_view text) noexcept { add(text.data(), text.size()); }
-  std::uint64_t value() const noexcept { return value_; }
+  SYNCBN_HOST_DEVICE std::uint64_t value() const noexcept { return value_; }
 
  private:
+  SYNCBN_HOST_DEVICE void add_byte(unsigned char byte) noexcept { value_ = (value_ ^ byte) * 1099511628211ULL; }
+
   std::uint64_t value_ = 14695981039346656037ULL;
 };
 

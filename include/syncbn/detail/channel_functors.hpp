@@ -137,13 +137,14 @@ struct FinalizeGradient {
 
 template <class P>
 struct AddParameterGradients {
-  const double *dy, *dy_centred, *inverse_deviation;
+  const double *count, *dy, *dy_centred, *inverse_deviation;
   P* weight_grad;
   Index weight_stride;
   P* bias_grad;
   Index bias_stride;
 
   SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
+    if (*count < 0) return;  // of an exchange that went wrong
     if (weight_grad != nullptr) {
       P& value = weight_grad[c * weight_stride];
       value = static_cast<P>(static_cast<double>(value) + dy_centred[c] * inverse_deviation[c]);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include <syncbn/detail/config.hpp>
 #include <syncbn/tensor_view.hpp>
 
 // The words of the first frame of every exchange. Each is a sum that stays exact, so that all ranks reach the same
@@ -23,7 +24,8 @@ inline constexpr Index payload_capacity = trailing - payload;
 }  // namespace header
 
 // The payload is left alone: a device's kernels may still be reading the sums of the exchange before.
-inline void write_header(double* words, double count, bool failed, bool by_blocks, std::uint64_t fingerprint) noexcept {
+SYNCBN_HOST_DEVICE inline void write_header(double* words, double count, bool failed, bool by_blocks,
+                                            std::uint64_t fingerprint, Index trailing = header::trailing) noexcept {
   for (Index i = 0; i < header::payload; ++i) words[i] = 0;
   words[header::leading] = 1;
   words[header::count] = count;
@@ -34,17 +36,17 @@ inline void write_header(double* words, double count, bool failed, bool by_block
     words[header::digits + 2 * i + 1] = d * d;
   }
   words[header::by_blocks] = by_blocks ? 1 : 0;
-  words[header::trailing] = 1;
+  words[trailing] = 1;
 }
 
 // Frames that were cut short, or that met frames of something else, do not add up to the number of ranks.
-inline bool frame_is_whole(double leading, double trailing, int ranks) noexcept {
+SYNCBN_HOST_DEVICE inline bool frame_is_whole(double leading, double trailing, int ranks) noexcept {
   return leading == static_cast<double>(ranks) && trailing == static_cast<double>(ranks);
 }
 
 // All ranks sent the same digit d iff sum(d) = P * q and sum(d^2) = P * q^2 for an integer q: by Cauchy and Schwarz,
 // sum(d^2) >= sum(d)^2 / P with equality for equal digits only. All figures are integers below 2^53.
-inline bool digits_agree(const double* words, int ranks) noexcept {
+SYNCBN_HOST_DEVICE inline bool digits_agree(const double* words, int ranks) noexcept {
   const auto p = static_cast<std::int64_t>(ranks);
   for (int i = 0; i < 4; ++i) {
     const auto sum = static_cast<std::int64_t>(words[header::digits + 2 * i]);

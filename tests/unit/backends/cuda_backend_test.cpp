@@ -8,6 +8,7 @@
 
 #include <sys/mman.h>
 
+#include <syncbn/backends/detail/cuda_handles.hpp>
 #include <syncbn/core.hpp>
 
 #include "conformance/backend_laws.hpp"
@@ -26,16 +27,9 @@ using cuda_emulation::Traffic;
 using syncbn::CudaBackend;
 using syncbn::CudaSpace;
 using syncbn::TensorView;
+using syncbn::detail::CudaStream;
 
 namespace {
-
-struct Stream {
-  cudaStream_t stream = nullptr;
-  Stream() { cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); }
-  ~Stream() { cudaStreamDestroy(stream); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-};
 
 // A tensor, the layout it lies in, and whether the emulated device (8 multiprocessors) can keep its channels on chip.
 struct Way {
@@ -325,8 +319,8 @@ std::vector<double> state_of_layer(Layer& layer) {
 
 TEST_CASE("cuda layer: a step waits for nothing, from the first on, and allocates nothing after that", "[cuda]") {
   for (const std::vector<Index>& extents : {std::vector<Index>{4, 6, 5, 5}, {2, 1, 150, 150}, {0, 6, 5, 5}}) {
-    Stream s;
-    CudaBackend<float> backend(s.stream);
+    CudaStream s;
+    CudaBackend<float> backend(s.get());
     Layer layer(extents[1], {}, {}, backend);
     BackendTensor<CudaBackend<float>, float> x(backend, extents, Placement::rows, law_elements<float>(extents, 1));
     BackendTensor<CudaBackend<float>, float> y(backend, extents, Placement::rows),
@@ -350,8 +344,8 @@ TEST_CASE("cuda layer: a captured step does the same whenever its graph is launc
       INFO(extents[0] << " samples of " << extents[1] << " channels" << (cumulative ? ", cumulative" : ""));
       syncbn::BatchNormOptions options;
       if (cumulative) options.momentum.reset();
-      Stream s;
-      CudaBackend<float> backend(s.stream);
+      CudaStream s;
+      CudaBackend<float> backend(s.get());
       Layer layer(extents[1], options, {}, backend);
       Layer eager(extents[1], options, {}, backend);
       BackendTensor<CudaBackend<float>, float> x(backend, extents, Placement::rows, law_elements<float>(extents, 1));
@@ -367,15 +361,15 @@ TEST_CASE("cuda layer: a captured step does the same whenever its graph is launc
       eager_step();
       cudaGraph_t graph = nullptr;
       cudaGraphExec_t executable = nullptr;
-      REQUIRE(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+      REQUIRE(cudaStreamBeginCapture(s.get(), cudaStreamCaptureModeGlobal) == cudaSuccess);
       step();
-      REQUIRE(cudaStreamEndCapture(s.stream, &graph) == cudaSuccess);
+      REQUIRE(cudaStreamEndCapture(s.get(), &graph) == cudaSuccess);
       REQUIRE(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
       for (int round = 0; round < 3; ++round) {
         // Another batch each time, in the same place.
         const std::vector<float> batch = law_elements<float>(extents, 10 + static_cast<std::uint64_t>(round));
         backend.upload(batch.data(), static_cast<Index>(batch.size()), x.view().data());
-        REQUIRE(cudaGraphLaunch(executable, s.stream) == cudaSuccess);
+        REQUIRE(cudaGraphLaunch(executable, s.get()) == cudaSuccess);
         eager_step();
         CHECK(same_elements(y.elements(), eager_y.elements()));
         CHECK(same_elements(dx.elements(), eager_dx.elements()));
@@ -389,8 +383,8 @@ TEST_CASE("cuda layer: a captured step does the same whenever its graph is launc
 }
 
 TEST_CASE("cuda layer: memory that a graph uses stays where it is, whatever tensors come later", "[cuda]") {
-  Stream s;
-  CudaBackend<float> backend(s.stream);
+  CudaStream s;
+  CudaBackend<float> backend(s.get());
   Layer layer(3, {}, {}, backend);
   Layer::Saved saved;
   std::size_t allocations = 0;
@@ -408,17 +402,17 @@ TEST_CASE("cuda layer: memory that a graph uses stays where it is, whatever tens
 }
 
 TEST_CASE("cuda layer: a step that was never run cannot be captured, and says so", "[cuda]") {
-  Stream s;
-  CudaBackend<float> backend(s.stream);
+  CudaStream s;
+  CudaBackend<float> backend(s.get());
   const std::vector<Index> extents{4, 6, 5, 5};
   Layer layer(6, {}, {}, backend);
   BackendTensor<CudaBackend<float>, float> x(backend, extents, Placement::rows, law_elements<float>(extents, 1));
   BackendTensor<CudaBackend<float>, float> y(backend, extents, Placement::rows);
   Layer::Saved saved;
-  REQUIRE(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+  REQUIRE(cudaStreamBeginCapture(s.get(), cudaStreamCaptureModeGlobal) == cudaSuccess);
   const std::string thrown = thrown_by([&] { layer.forward(x.read(), y.view(), saved); });
   cudaGraph_t graph = nullptr;
-  CHECK(cudaStreamEndCapture(s.stream, &graph) == cudaSuccess);
+  CHECK(cudaStreamEndCapture(s.get(), &graph) == cudaSuccess);
   cudaGraphDestroy(graph);
   CHECK(thrown.find("Error: memory cannot be allocated while a stream is captured") == 0);
   CHECK(layer.num_batches_tracked() == 0);

@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include <syncbn/backends/detail/cuda_handles.hpp>
+
 #include "memory.hpp"
 #include "options.hpp"
 #include "streams.hpp"
@@ -11,6 +13,7 @@
 #include "support/thrown_by.hpp"
 
 using syncbn::CudaBuffer;
+using syncbn::detail::CudaStream;
 
 namespace {
 
@@ -23,12 +26,6 @@ std::vector<double> on_host(const CudaBuffer<double>& buffer) {
 void fill(CudaBuffer<double>& buffer, const std::vector<double>& host) {
   cudaMemcpy(buffer.data(), host.data(), host.size() * sizeof(double), cudaMemcpyHostToDevice);
 }
-
-struct Stream {
-  cudaStream_t stream = nullptr;
-  Stream() { cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); }
-  ~Stream() { cudaStreamDestroy(stream); }
-};
 
 // Counts, and hands out what the runtime has.
 struct CountingAllocator {
@@ -80,14 +77,14 @@ TEST_CASE("buffer: copies are deep, moves are not") {
 TEST_CASE("buffer: room in the order of a stream waits for nothing, and all memory goes back") {
   const std::size_t before = cuda_emulation::live_allocations();
   {
-    Stream s;
+    CudaStream s;
     CudaBuffer<double> buffer;
     const long waits = cuda_emulation::waits();
-    CHECK(buffer.make_room(3, s.stream));
-    CHECK_FALSE(buffer.make_room(2, s.stream));
+    CHECK(buffer.make_room(3, s.get()));
+    CHECK_FALSE(buffer.make_room(2, s.get()));
     CHECK(buffer.size() == 2);
-    CHECK_FALSE(buffer.make_room(3, s.stream));
-    CHECK(buffer.make_room(30, s.stream));
+    CHECK_FALSE(buffer.make_room(3, s.get()));
+    CHECK(buffer.make_room(30, s.get()));
     {
       CudaBuffer<double> copy(buffer);
       CHECK(copy.size() == 30);
@@ -102,15 +99,15 @@ TEST_CASE("buffer: on another stream it has other memory, and the old is freed i
   cuda_emulation::options().deferred = true;
   const std::size_t before = cuda_emulation::live_allocations();
   {
-    Stream one, two;
+    CudaStream one, two;
     CudaBuffer<double> buffer;
-    buffer.make_room(3, one.stream);
+    buffer.make_room(3, one.get());
     const double* const there = buffer.data();
-    CHECK(buffer.make_room(3, two.stream));
+    CHECK(buffer.make_room(3, two.get()));
     CHECK(buffer.data() != there);
-    cudaStreamSynchronize(two.stream);
+    cudaStreamSynchronize(two.get());
     CHECK(cuda_emulation::live_allocations() == before + 2);  // `one` may still use it
-    cudaStreamSynchronize(one.stream);
+    cudaStreamSynchronize(one.get());
     CHECK(cuda_emulation::live_allocations() == before + 1);
   }
   cudaDeviceSynchronize();
@@ -119,15 +116,15 @@ TEST_CASE("buffer: on another stream it has other memory, and the old is freed i
 }
 
 TEST_CASE("buffer: it does not grow while its stream is captured") {
-  Stream s;
+  CudaStream s;
   CudaBuffer<double> buffer;
-  buffer.make_room(3, s.stream);
-  cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeGlobal);
-  CHECK_FALSE(buffer.make_room(2, s.stream));
-  const std::string thrown = syncbn_test::thrown_by([&] { buffer.make_room(4, s.stream); });
+  buffer.make_room(3, s.get());
+  cudaStreamBeginCapture(s.get(), cudaStreamCaptureModeGlobal);
+  CHECK_FALSE(buffer.make_room(2, s.get()));
+  const std::string thrown = syncbn_test::thrown_by([&] { buffer.make_room(4, s.get()); });
   CHECK(syncbn_test::thrown_by([&] { const CudaBuffer<double> copy(buffer); }) == thrown);
   cudaGraph_t graph = nullptr;
-  CHECK(cudaStreamEndCapture(s.stream, &graph) == cudaSuccess);
+  CHECK(cudaStreamEndCapture(s.get(), &graph) == cudaSuccess);
   cudaGraphDestroy(graph);
   CHECK(thrown.find("Error: memory cannot be allocated while a stream is captured") == 0);
   CHECK(buffer.size() == 2);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <syncbn/backends/cuda_backend.cuh>
+#include <syncbn/backends/detail/cuda_handles.hpp>
 #include <syncbn/core.hpp>
 
 #include "conformance/backend_tensor.hpp"
@@ -19,16 +20,9 @@ using namespace syncbn_test;
 using syncbn::CudaBackend;
 using syncbn::Staged;
 using syncbn::ThreadCommunicator;
+using syncbn::detail::CudaStream;
 
 namespace {
-
-struct Stream {
-  cudaStream_t stream = nullptr;
-  Stream() { cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); }
-  ~Stream() { cudaStreamDestroy(stream); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-};
 
 struct SetTo {
   double* words;
@@ -43,8 +37,8 @@ TEST_CASE("staged: what kernels have put into a stream is summed, whenever it ru
     cuda_emulation::options().deferred = deferred;
     std::vector<double> sums(3);
     syncbn::run_thread_ranks(3, [&](ThreadCommunicator c) {
-      Stream s;
-      CudaBackend<float> backend(s.stream);
+      CudaStream s;
+      CudaBackend<float> backend(s.get());
       Staged<ThreadCommunicator> staged(c);
       auto frame = staged.acquire(4);
       backend.for_each_channel(4, SetTo{frame.data(), 1.0 + c.rank()});
@@ -77,8 +71,8 @@ TEST_CASE("staged: a device that fails on one rank is an exception on all") {
   std::vector<std::string> thrown(2);
   syncbn::run_thread_ranks(2, [&](ThreadCommunicator c) {
     c.set_timeout(std::chrono::seconds(20));
-    Stream s;
-    CudaBackend<float> backend(s.stream);
+    CudaStream s;
+    CudaBackend<float> backend(s.get());
     syncbn::BatchNorm<1, CudaBackend<float>, Staged<ThreadCommunicator>> layer(3, {}, Staged<ThreadCommunicator>(c),
                                                                                backend);
     const std::vector<Index> extents{4, 3};
@@ -86,11 +80,11 @@ TEST_CASE("staged: a device that fails on one rank is an exception on all") {
     BackendTensor<CudaBackend<float>, float> y(backend, extents, Placement::rows);
     typename decltype(layer)::Saved saved;
     layer.forward(x.read(), y.view(), saved);
-    if (c.rank() == 1) cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeRelaxed);  // nobody can wait for it now
+    if (c.rank() == 1) cudaStreamBeginCapture(s.get(), cudaStreamCaptureModeRelaxed);  // nobody can wait for it now
     thrown[static_cast<std::size_t>(c.rank())] = thrown_by([&] { layer.forward(x.read(), y.view(), saved); });
     if (c.rank() == 1) {
       cudaGraph_t graph = nullptr;
-      cudaStreamEndCapture(s.stream, &graph);
+      cudaStreamEndCapture(s.get(), &graph);
       cudaGraphDestroy(graph);
     }
     c.leave();
@@ -126,8 +120,8 @@ TEST_CASE("staged: statistics are right however late kernels run", "[cuda]") {
     cuda_emulation::options().deferred = true;
     std::vector<std::vector<double>> means(2);
     syncbn::run_thread_ranks(2, [&](ThreadCommunicator c) {
-      Stream s;
-      CudaBackend<float> backend(s.stream);
+      CudaStream s;
+      CudaBackend<float> backend(s.get());
       syncbn::BatchNormOptions options;
       options.track_running_stats = some.tracks;
       using Layer = syncbn::BatchNorm<1, CudaBackend<float>, Staged<ThreadCommunicator>>;

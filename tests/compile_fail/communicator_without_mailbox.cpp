@@ -1,5 +1,5 @@
-// A communicator that tells of errors later: layers on the host want to know at once.
-// expect: Exchange: deferred errors are not available here
+// A communicator that tells of errors later, and has no words to tell them by.
+// expect: communicator: its errors are deferred, but it lacks the member type  mailbox
 #include <syncbn/syncbn.hpp>
 
 struct Fabric : syncbn::SingleProcessCommunicator {
