@@ -329,6 +329,26 @@ TEST_CASE("nccl: a replayed graph in which a rank is missing ends by the deadlin
   CHECK(texts[0][1] == "yes");
 }
 
+TEST_CASE("nccl: sums in several streams are done in the order of calls", "[nccl]") {
+  const auto texts = on_two_ranks([](NcclCommunicator& c, const Barrier&) {
+    Rank first(c);
+    Rank second(c);
+    first.forward();
+    second.forward();
+    first.layer.synchronize();
+    second.layer.synchronize();
+    // On one rank the first stream has other work to do before.
+    const auto late = [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(30)); };
+    if (c.rank() == 0) cudaLaunchHostFunc(first.stream.get(), late, nullptr);
+    first.forward();
+    second.forward();
+    Texts result{thrown_by([&] { first.layer.synchronize(); }), thrown_by([&] { second.layer.synchronize(); })};
+    result.push_back(std::to_string(first.layer.num_batches_tracked() + second.layer.num_batches_tracked()));
+    return result;
+  });
+  for (const Texts& rank : texts) CHECK(rank == Texts{"nothing", "nothing", "4"});
+}
+
 TEST_CASE("nccl: sums that are started together", "[nccl]") {
   const auto texts = on_two_ranks([](NcclCommunicator& c, const Barrier& wait_for_all) {
     syncbn::CudaQueue queue;

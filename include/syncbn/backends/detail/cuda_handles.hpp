@@ -24,6 +24,10 @@ class CudaEvent {
   }
 
   void record(cudaStream_t stream) { cuda::check(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+  // What is put into this stream from now on waits for it.
+  void let_wait(cudaStream_t stream) const {
+    cuda::check(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
+  }
   // Whether the stream has come to it; errors count as such, for whoever waits for the stream will meet them.
   bool reached() const noexcept { return cudaEventQuery(event_) != cudaErrorNotReady; }
 

@@ -19,23 +19,27 @@ struct NcclFlight {
   CudaEvent done;
   std::uint64_t number = 0;
   Index words = 0;
+  cudaStream_t stream = nullptr;
   std::optional<std::chrono::steady_clock::time_point> since;  // when somebody saw that it was reached
 };
 
 class NcclFlights {
  public:
-  // Events for a sum that is about to be put into a stream.
+  // Events for a sum that is about to be put into a stream. On every rank sums are done in the order of calls, which other
+  // streams have to be told.
   NcclFlight begin(Index words, cudaStream_t stream) {
+    if (!flights_.empty() && flights_.back().stream != stream) flights_.back().done.let_wait(stream);
     NcclFlight flight = spare_.empty() ? NcclFlight() : std::move(spare_.back());
     if (!spare_.empty()) spare_.pop_back();
     flight.words = words;
+    flight.stream = stream;
     flight.since.reset();
     flight.reached.record(stream);
     return flight;
   }
   // It has been put there. Returns its number: 1, 2, ...
-  std::uint64_t add(NcclFlight flight, cudaStream_t stream) {
-    flight.done.record(stream);
+  std::uint64_t add(NcclFlight flight) {
+    flight.done.record(flight.stream);
     flight.number = last_ + 1;
     spare_.reserve(spare_.size() + flights_.size() + 1);  // for drop_landed()
     flights_.push_back(std::move(flight));

@@ -85,7 +85,7 @@ class NcclGroup {
   }
   void put_down(NcclFrame& frame, NcclFlight flight) {
     const std::lock_guard lock(mutex_);
-    frame.flight = flights_.add(std::move(flight), frame.stream);
+    frame.flight = flights_.add(std::move(flight));
   }
 
   bool has_landed(const NcclFrame& frame) noexcept {
