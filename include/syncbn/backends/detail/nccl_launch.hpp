@@ -94,6 +94,7 @@ void check_colors(Communicator& communicator, int color) {
   const std::size_t bytes = colors.size() * sizeof(double);
   cuda::check(cudaMemcpyAsync(frame.data(), colors.data(), bytes, cudaMemcpyHostToDevice, queue.stream),
               "cudaMemcpyAsync");
+  cuda::check(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");  // start() may throw: colors go then
   communicator.start(frame, queue);
   communicator.synchronize(queue);
   cuda::check(cudaMemcpyAsync(colors.data(), frame.data(), bytes, cudaMemcpyDeviceToHost, queue.stream),
