@@ -46,7 +46,7 @@ class Exchange<Communicator> {
       : group_(std::move(communicator), std::move(name)) {}
   /// @brief Counts from 0. @param other  copied from.
   Exchange(const Exchange& other) : group_(other.group_) {
-    if (other.sequence_.size() > 0) reserve(other.payload_words_);
+    if (other.books_.size() > 0) reserve(other.payload_words_);
   }
   Exchange(Exchange&&) = default;  ///< Moves the frames too.
   /// @brief Counts from 0. @param other  copied from. @return *this.
@@ -74,9 +74,9 @@ class Exchange<Communicator> {
   /// @param words  of the payload. @throws what the communicator does, before any communication.
   void reserve(Index words) {
     const detail::DeferredFrame layout(words, communicator().size());
-    if (sequence_.size() == 0) {
+    if (books_.size() == 0) {
       mailbox_ = communicator().open_mailbox();
-      sequence_ = communicator().acquire(1);
+      books_ = communicator().acquire(2);
     }
     if (!(layout == layout_)) {
       layout_ = {};
@@ -108,13 +108,14 @@ class Exchange<Communicator> {
     call_ = call;
     count_ = count;
     failure_ = &failure;
+    launch_ = {};
     fingerprint_ = detail::fingerprint(call, 1, name(), 0);
   }
   detail::DeferredCall call_on_device() const noexcept {
     return {layout_,
             first_.data(),
             second_.data(),
-            {sequence_.data(), mailbox_.word(), communicator().stopped()},
+            {books_.data(), books_.data() + 1, mailbox_.word(), communicator().stopped()},
             fingerprint_,
             call_.batches_at,
             count_,
@@ -125,6 +126,12 @@ class Exchange<Communicator> {
   }
   const ExchangeCall& call() const noexcept { return call_; }
   bool failed() const noexcept { return failure_->failed(); }
+  // Whatever goes wrong between two sums waits until both are on their way.
+  template <class F>
+  void launch(const F& f) noexcept {
+    launch_.capture(f);
+  }
+  void throw_launch_failure() const { launch_.rethrow(); }
   double* payload() const noexcept { return first_.data() + layout_.payload(); }
   double* second_payload() const noexcept { return second_.data() + detail::DeferredFrame::second_payload; }
   void sum_first(Queue& queue) { sum(first_, queue); }
@@ -150,12 +157,18 @@ class Exchange<Communicator> {
     try {
       f();
     } catch (const CommunicatorError& e) {
-      throw CommunicatorError(where(call_) + e.what());
+      std::string before;  // which may be why the others did not come
+      try {
+        throw_report();
+      } catch (const std::exception& report) {
+        before = std::string("; before that, ") + report.what();
+      }
+      throw CommunicatorError(where(call_) + e.what() + before);
     }
   }
 
   void throw_report() {
-    if (sequence_.size() == 0) return;
+    if (books_.size() == 0) return;
     const double word = std::atomic_ref<double>(*mailbox_.word()).exchange(0);
     if (word == 0) return;
     const detail::Report report = detail::Report::of(word);
@@ -179,7 +192,7 @@ class Exchange<Communicator> {
   detail::NamedGroup<Communicator> group_;
   detail::DeferredFrame layout_;
   Frame first_, second_;
-  Frame sequence_;  // one word that is never summed: exchanges that ended well
+  Frame books_;  // never summed: exchanges that ended well, and the last verdict
   typename Communicator::mailbox mailbox_;
   Index payload_words_ = 0;
 
@@ -187,6 +200,7 @@ class Exchange<Communicator> {
   ExchangeCall call_;
   double count_ = 0;
   const RankFailure* failure_ = nullptr;
+  RankFailure launch_;
   std::uint64_t fingerprint_ = 0;
 };
 
@@ -205,26 +219,31 @@ void begin_exchange(Exchange<Communicator>& exchange, Backend&, ExchangeCall cal
 
 namespace detail {
 
-// The first frame leaves whatever happens here: one that was not written is no whole frame, and condemned on all ranks.
+// Frames leave whatever happens here: one that was not written is no whole frame, and condemned on all ranks.
 template <class Communicator, class Backend, class Pack>
 void send_deferred(Exchange<Communicator>& exchange, Backend& backend, const Pack& pack) {
   const Index channels = exchange.call().channels;
-  RankFailure launch;
-  launch.capture([&] {
+  exchange.launch([&] {
     backend.for_each_channel(std::max(channels, Index{1}),
                              SendDeferred<Pack>{exchange.call_on_device(), pack, channels});
   });
   exchange.sum_first(backend.queue());
-  launch.rethrow();
+}
+
+template <class Communicator, class Backend>
+void judge_deferred(Exchange<Communicator>& exchange, Backend& backend, bool has_second) {
+  backend.for_each_channel(Index{1}, JudgeDeferred{exchange.call_on_device(), has_second});
 }
 
 template <class Communicator, class Backend>
 void receive_deferred(Exchange<Communicator>& exchange, Backend& backend, double* local, double* local_centred,
                       GradientSums<Backend>& global) {
+  exchange.throw_launch_failure();
   const Index channels = exchange.failed() ? 0 : exchange.call().channels;
   if (!exchange.failed()) global.resize(backend, channels);
   const double* sums = exchange.payload();
-  backend.for_each_channel(std::max(channels, Index{1}),
+  judge_deferred(exchange, backend, false);
+  backend.for_each_channel(channels,
                            ReceiveDeferredSums{exchange.call_on_device(),
                                                {sums, sums + 1, global.dy(), global.dy_centred(), words_per_channel, 1},
                                                local,
@@ -239,8 +258,9 @@ void receive_deferred(Exchange<Communicator>& exchange, Backend& backend, double
 /// @throws as the communicator's start().
 template <defers_errors Communicator, backend Backend>
 void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local) {
-  detail::send_deferred(exchange, backend,
-                        detail::PackMoments{local.count(), local.mean(), local.m2(), exchange.payload()});
+  detail::PackMoments pack{};
+  if (!exchange.failed()) pack = {local.count(), local.mean(), local.m2(), exchange.payload()};
+  detail::send_deferred(exchange, backend, pack);
 }
 /// @brief Sends this rank's gradient sums. @param exchange  opened. @param backend  whose memory. @param local  likewise.
 /// @throws as the communicator's start().
@@ -259,18 +279,23 @@ template <defers_errors Communicator, backend Backend>
 void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local,
                      Moments<Backend>& global) {
   const Index channels = exchange.failed() ? 0 : exchange.call().channels;
-  if (!exchange.failed()) global.resize(backend, channels);
-  const MomentsPointers to = exchange.failed() ? MomentsPointers{} : global.pointers();
-  backend.for_each_channel(
-      std::max(channels, Index{1}),
-      detail::ReceiveDeferredMoments{exchange.call_on_device(),
-                                     cancellation_limit(exchange.call().kind),
-                                     to,
-                                     {local.count(), local.mean(), local.m2(), to.mean, exchange.second_payload()},
-                                     channels});
+  MomentsPointers to{};
+  detail::PackCentredMoments pack{};
+  exchange.launch([&] {
+    if (!exchange.failed()) {
+      global.resize(backend, channels);
+      to = global.pointers();
+      pack = {local.count(), local.mean(), local.m2(), to.mean, exchange.second_payload()};
+    }
+    backend.for_each_channel(
+        std::max(channels, Index{1}),
+        detail::ReceiveDeferredMoments{exchange.call_on_device(), cancellation_limit(exchange.call().kind), to, pack,
+                                       channels});
+  });
   exchange.sum_second(backend.queue());
-  backend.for_each_channel(std::max(channels, Index{1}),
-                           detail::ReceiveDeferredCentred{exchange.call_on_device(), to, channels});
+  exchange.throw_launch_failure();
+  detail::judge_deferred(exchange, backend, true);
+  backend.for_each_channel(channels, detail::ReceiveDeferredCentred{exchange.call_on_device(), to, channels});
 }
 
 /// @brief What the queue does next sees the gradient sums of all ranks; after a bad end NaN.

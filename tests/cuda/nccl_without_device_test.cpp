@@ -31,7 +31,7 @@ TEST_CASE("nccl without a device: a unique id can be had, but no communicator") 
   INFO(thrown);
   CHECK(thrown.find("CommunicatorError: ") == 0);
   CHECK(thrown.find("CUDA") != std::string::npos);
-  CHECK(thrown_by([] { NcclCommunicator wrapped(nullptr); }).find("Error: cudaStreamCreateWithFlags: ") == 0);
+  CHECK(thrown_by([] { NcclCommunicator wrapped(nullptr); }).find("CommunicatorError: ncclCommCuDevice: ") == 0);
 }
 
 TEST_CASE("nccl without a device: all ranks learn that there is none") {

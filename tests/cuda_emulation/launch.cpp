@@ -26,9 +26,16 @@ std::map<const void*, std::size_t>& allowances() {
   return m;
 }
 
+// The memory of a thread that ends goes to another one.
+struct Unpoisoned {
+  std::byte* shared;
+  ~Unpoisoned() { unpoison(shared, most_shared_bytes); }
+};
+
 void prepare_shared(std::size_t bytes) {
   if (dynamic_shared == nullptr) return;
   std::byte* const p = dynamic_shared();
+  thread_local const Unpoisoned at_the_end{p};
   unpoison(p, bytes);
   std::memset(p, 0xff, bytes);
   poison(p + bytes, most_shared_bytes - bytes);

@@ -301,13 +301,19 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* chil
   Communicator* const p = parent.get();
   if (color == NCCL_SPLIT_NOCOLOR) return put({parent, [=] { return p->split(color, key, nullptr); }, nullptr});
   const auto made = std::make_shared<Communicator>(parent->device(), is_blocking(config, parent->blocking()));
-  *child = add(made);
-  // The parent's job: its ranks have to meet first.
+  const ncclComm_t handle = add(made);
+  // The parent's job: its ranks have to meet first. One that does not block has succeeded until then, with nothing to show:
+  // the handle comes when it is done.
+  const bool late = !parent->blocking();
+  if (!late) *child = handle;
   const auto job = [=] {
     made->set_progress(p->split(color, key, made.get()));
+    if (late && made->progress() == ncclSuccess) *child = handle;
+    if (late && made->progress() != ncclSuccess) remove(handle);
     return made->progress();
   };
-  return put({parent, job, child});
+  const ncclResult_t result = put({parent, job, late ? nullptr : child});
+  return result == ncclInProgress ? ncclSuccess : result;
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {

@@ -92,7 +92,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   CUstream_st& s = stream_of(stream);
   if (const cudaError_t error = refuse_in_capture(s); error != cudaSuccess) return error;
   if (const cudaError_t error = fault_of(s); error != cudaSuccess) return remember(error);
-  return s.queue.has_done(s.queue.last()) ? cudaSuccess : cudaErrorNotReady;
+  return s.queue.has_done(s.queue.last()) ? cudaSuccess : remember(cudaErrorNotReady);
 }
 cudaError_t cudaStreamGetDevice(cudaStream_t stream, int* device) {
   *device = stream_of(stream).device;
@@ -154,13 +154,13 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (!mark) return cudaSuccess;
   if (mark->capture) return remember(cudaErrorCapturedEvent);
   if (const cudaError_t error = fault_of(*mark->moment.stream); error != cudaSuccess) return remember(error);
-  return mark->moment.is_over() ? cudaSuccess : cudaErrorNotReady;
+  return mark->moment.is_over() ? cudaSuccess : remember(cudaErrorNotReady);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
   const std::shared_ptr<Mark> first = from->last();
   const std::shared_ptr<Mark> second = to->last();
   if (!first || !second || first->capture || second->capture) return remember(cudaErrorInvalidResourceHandle);
-  if (!first->moment.is_over() || !second->moment.is_over()) return cudaErrorNotReady;
+  if (!first->moment.is_over() || !second->moment.is_over()) return remember(cudaErrorNotReady);
   *milliseconds = std::chrono::duration<float, std::milli>(second->at - first->at).count();
   return cudaSuccess;
 }

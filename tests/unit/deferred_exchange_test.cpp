@@ -126,7 +126,51 @@ std::string forward_and_wait(Layer& layer, const Activations<float>& x, Activati
   });
 }
 
+// Whose launches fail, on a thread that is told so, after some that do not.
+class FailingBackend : public Backend {
+ public:
+  static int& launches_left() {
+    static thread_local int value = -1;
+    return value;
+  }
+  template <class F>
+  void for_each_channel(Index n, const F& f) {
+    if (launches_left() >= 0 && launches_left()-- == 0) throw syncbn::Error("no launch");
+    Backend::for_each_channel(n, f);
+  }
+};
+
 }  // namespace
+
+TEST_CASE("deferred: a launch that fails on one rank costs no sum", "[deferred]") {
+  // Whichever of the launches of a forward pass it is, up to the second sum: the ranks stay together.
+  for (int launches = 0; launches < 3; ++launches) {
+    INFO("after " << launches << " launches");
+    const auto ranks = on_thread_ranks(2, [&](ThreadCommunicator communicator) {
+      using Failing = syncbn::BatchNorm<1, FailingBackend, Deferred>;
+      Failing layer(channels, {}, Deferred(communicator));
+      const auto x = input(communicator.rank());
+      Activations<float> y(x.extents());
+      Failing::Saved saved;
+      const auto before = state_of(layer);
+      if (communicator.rank() == 1) FailingBackend::launches_left() = launches;
+      const std::string thrown = thrown_by([&] {
+        layer.forward(x, y, saved);
+        layer.synchronize();
+      });
+      FailingBackend::launches_left() = -1;
+      const bool same = same_bits(before, state_of(layer));
+      layer.forward(x, y, saved);
+      layer.synchronize();
+      return std::tuple(thrown, same, layer.num_batches_tracked());
+    });
+    for (const auto& [thrown, same, batches] : ranks) {
+      CHECK(thrown != "nothing");
+      CHECK(same);
+      CHECK(batches == 1);
+    }
+  }
+}
 
 TEST_CASE("deferred: a step has the bits of one with immediate errors", "[deferred]") {
   const auto immediate = on_thread_ranks(3, [](ThreadCommunicator c) { return three_steps(c); });

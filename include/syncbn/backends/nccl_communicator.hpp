@@ -23,10 +23,10 @@ namespace syncbn::inline v0 {
 /// @brief The ranks of an NCCL communicator, one device each. Sums are put into the stream and never waited for, so that a step
 /// can be captured in a CUDA graph; errors are deferred (see Exchange and BatchNorm::synchronize()).
 ///
-/// The deadline counts from when the device was seen in a sum: by check(), synchronize(), the next call of a layer, or the
-/// thread that watch() starts. Past it, or after an error that NCCL reports, the NCCL communicator is aborted, nothing that
-/// was under way is used, and every call throws CommunicatorError: a communicator that was wrapped must not be destroyed or
-/// used by its owner then.
+/// The deadline is of one sum, from when the device was seen in it: by check(), synchronize(), the next call of a layer, or
+/// the thread that watch() starts; and of one call of NCCL. Past it, or after an error that NCCL reports, the NCCL communicator
+/// is aborted, nothing that was under way is used, and every call throws CommunicatorError: a communicator that was wrapped must
+/// not be destroyed or used by its owner then. Graphs with its sums are destroyed before the last handle: docs/cuda.md.
 /// @determinism{that of ncclAllReduce: the same bits on all ranks, and again for the same ranks and devices}
 class NcclCommunicator {
  public:
@@ -76,7 +76,8 @@ class NcclCommunicator {
   };
 
   /// @brief Wraps a communicator of the user's. @param communicator  outlives the sums; its owner destroys it, unless it was
-  /// aborted (see usable()); may be non-blocking, and is initialised. @throws CommunicatorError if it is none.
+  /// aborted (see usable()); may be non-blocking, and is initialised. @throws CommunicatorError if it is none; Error if it is of another device than the
+  /// current one.
   explicit NcclCommunicator(ncclComm_t communicator)
       : NcclCommunicator(std::make_shared<detail::NcclGroup>(communicator, false, default_timeout)) {}
 
@@ -92,7 +93,7 @@ class NcclCommunicator {
     const ncclResult_t result = ncclCommInitRankConfig(&communicator, size, id, rank, &config);
     if (result != ncclInProgress) detail::nccl_check(result, "ncclCommInitRankConfig");
     detail::await_initialisation(communicator, timeout);
-    return NcclCommunicator(std::make_shared<detail::NcclGroup>(communicator, true, timeout));
+    return owner_of(communicator, timeout);
   }
   /// @brief The same ranks as another communicator's, which spreads the unique id.
   /// @collective{two sums over the other communicator; ncclCommInitRankConfig} @param spread  of host memory: MPI, threads.
@@ -126,11 +127,7 @@ class NcclCommunicator {
   }
   /// @brief Puts the sum into the stream. @param f  read and written there. @param queue  the stream, of this device.
   /// @throws CommunicatorError if the group was given up, or NCCL refuses. @throws CudaError
-  void start(frame& f, CudaQueue& queue) {
-    if (auto flight = group_->put(*f.words_, queue.stream)) {
-      detail::NcclLaunch::put_down(group_, *f.words_, std::move(*flight));
-    }
-  }
+  void start(frame& f, CudaQueue& queue) { detail::NcclLaunch::start(group_, *f.words_, queue.stream); }
   /// @brief Whether the device has done the sum. @param f  a started frame. @return true once it has.
   bool poll(frame& f) noexcept { return group_->has_landed(*f.words_); }
   /// @brief Nothing: what is put into the same stream later sees the sums.
@@ -157,7 +154,7 @@ class NcclCommunicator {
   /// @return the new communicator, with the old one's timeout. @throws Error if a color is negative, on every rank.
   NcclCommunicator split(int color, int key) {
     detail::check_colors(*this, color);
-    return NcclCommunicator(std::make_shared<detail::NcclGroup>(group_->split(color, key), true, group_->timeout()));
+    return owner_of(group_->split(color, key), group_->timeout());
   }
 
   /// @brief Numbers the layers that are made with this group. @return 0, 1, ... in order of calls, on each rank.
@@ -165,6 +162,15 @@ class NcclCommunicator {
 
  private:
   static constexpr std::chrono::minutes default_timeout{10};
+
+  static NcclCommunicator owner_of(ncclComm_t communicator, std::chrono::nanoseconds timeout) {
+    try {
+      return NcclCommunicator(std::make_shared<detail::NcclGroup>(communicator, true, timeout));
+    } catch (...) {
+      static_cast<void>(ncclCommAbort(communicator));
+      throw;
+    }
+  }
 
   explicit NcclCommunicator(std::shared_ptr<detail::NcclGroup> group) noexcept : group_(std::move(group)) {}
 

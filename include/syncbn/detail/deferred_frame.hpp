@@ -6,8 +6,8 @@
 #include <syncbn/detail/header.hpp>
 
 // What travels where the host waits for nothing, and how a bad end is told later. The first frame has the words of
-// header.hpp, a bit for each rank that failed, the payload and a trailing 1; the second one a leading 1, the payload and a
-// trailing 1. Both are whole multiples of 4 KiB: layers of different but few channels that meet in one sum then disagree,
+// header.hpp, a bit for each rank that failed, the payload and a trailing 1; the second one a leading 2, the payload and a
+// trailing 2. Both are whole multiples of 4 KiB: layers of different but few channels that meet in one sum then disagree,
 // where frames of different sizes would hang.
 
 namespace syncbn::inline v0::detail {

@@ -7,18 +7,21 @@
 #include <syncbn/detail/channel_functors.hpp>
 #include <syncbn/detail/deferred_frame.hpp>
 
-// An exchange as the backend's queue does it, channel by channel: every channel comes to the verdict by itself, from the same
-// words, and the first one keeps the books. A bad verdict is a count of -1 and moments that are NaN: what follows then
-// makes NaN of activations, and leaves running statistics, counter and gradients of parameters alone.
+// An exchange as the backend's queue does it. JudgeDeferred comes to the verdict and keeps the books; what follows reads it,
+// channel by channel. A bad one is a count of -1 and moments that are NaN: what comes after makes NaN of activations, and
+// leaves running statistics, counter and gradients of parameters alone.
 
 namespace syncbn::inline v0::detail {
 inline namespace SYNCBN_CPU_ISA {
 
 inline constexpr double nothing_known = std::numeric_limits<double>::quiet_NaN();
+// At both ends of the second frame, where the first one has 1: should they meet, neither is whole.
+inline constexpr int second_tag = 2;
 
 // The books of a layer's exchanges, where kernels reach them.
 struct DeferredBooks {
   double* sequence;       // exchanges that ended well
+  double* verdict;        // the last Ending
   double* report;         // a Report for the host, or 0
   const double* stopped;  // the communicator's
 };
@@ -48,19 +51,17 @@ struct DeferredCall {
 
   SYNCBN_HOST_DEVICE double total_count() const noexcept { return first[header::count]; }
 
-  // Of the first frame's sums. Sums that were given up may look like anything: that is looked at first.
+  // What the words of the first frame say: the same to every channel, and on every rank.
   SYNCBN_HOST_DEVICE Ending first_ending() const noexcept {
-    if (*static_cast<const volatile double*>(books.stopped) != 0) return Ending::given_up;
     if (!frame_is_whole(first[header::leading], first[frame.trailing()], ranks)) return Ending::mixed_up;
     if (first[header::failures] != 0) return Ending::failure;
     if (!digits_agree(first, ranks)) return Ending::disagreement;
     return needs_several_values && total_count() == 1 ? Ending::single_value : Ending::good;
   }
-  SYNCBN_HOST_DEVICE Ending second_ending() const noexcept {
-    const Ending ending = first_ending();
-    if (ending != Ending::good) return ending;
-    return frame_is_whole(second[0], second[frame.second_trailing()], ranks) ? ending : Ending::mixed_up;
+  SYNCBN_HOST_DEVICE bool second_is_whole() const noexcept {
+    return frame_is_whole(second[0], second[frame.second_trailing()], second_tag * ranks);
   }
+  SYNCBN_HOST_DEVICE bool is_good() const noexcept { return *books.verdict == static_cast<double>(Ending::good); }
 
   // The first bad end that the host has not seen is kept.
   SYNCBN_HOST_DEVICE void close(Ending ending) const noexcept {
@@ -73,6 +74,21 @@ struct DeferredCall {
     const int speaker = ending == Ending::failure ? lowest_rank(first + DeferredFrame::bits, ranks) : 0;
     if (speaker < 0) ending = Ending::mixed_up;  // failures of nobody
     *report = Report{ending, speaker < 0 ? 0 : speaker, static_cast<std::int64_t>(*books.sequence)}.word();
+  }
+};
+
+// The one place where it is decided. Sums that were given up may look like anything: that is looked at first, and once, for
+// the host may give up at any moment.
+struct JudgeDeferred {
+  DeferredCall call;
+  bool has_second;
+
+  SYNCBN_HOST_DEVICE void operator()(Index) const noexcept {
+    Ending ending = call.first_ending();
+    if (ending == Ending::good && has_second && !call.second_is_whole()) ending = Ending::mixed_up;
+    if (*static_cast<const volatile double*>(call.books.stopped) != 0) ending = Ending::given_up;
+    *call.books.verdict = static_cast<double>(ending);
+    call.close(ending);
   }
 };
 
@@ -89,7 +105,7 @@ struct SendDeferred {
   }
 };
 
-// Of those that receive, a rank that failed has no channels: it keeps the books alone, and may have no memory for results.
+// Of those that receive, a rank that failed has no channels: it may have no memory for results.
 
 struct ReceiveDeferredSums {
   DeferredCall call;
@@ -98,10 +114,8 @@ struct ReceiveDeferredSums {
   Index channels;
 
   SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
-    const Ending ending = call.first_ending();
-    if (c == 0) call.close(ending);
     if (c >= channels) return;
-    if (ending == Ending::good) return unpack(c);
+    if (call.is_good()) return unpack(c);
     unpack.first_out[c] = nothing_known;
     unpack.second_out[c] = nothing_known;
     if (local == nullptr) return;
@@ -120,8 +134,8 @@ struct ReceiveDeferredMoments {
 
   SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
     if (c == 0) {
-      call.second[0] = 1;
-      call.second[call.frame.second_trailing()] = 1;
+      call.second[0] = second_tag;
+      call.second[call.frame.second_trailing()] = second_tag;
     }
     if (c >= channels || call.first_ending() != Ending::good) return;
     const double* words = call.first + call.frame.payload();
@@ -136,12 +150,8 @@ struct ReceiveDeferredCentred {
   Index channels;
 
   SYNCBN_HOST_DEVICE void operator()(Index c) const noexcept {
-    const Ending ending = call.second_ending();
-    const bool good = ending == Ending::good;
-    if (c == 0) {
-      call.close(ending);
-      if (global.count != nullptr) *global.count = good ? call.total_count() : -1;
-    }
+    const bool good = call.is_good();
+    if (c == 0 && global.count != nullptr) *global.count = good ? call.total_count() : -1;
     if (c >= channels) return;
     if (good) {
       const double* words = call.second + DeferredFrame::second_payload;

@@ -28,11 +28,33 @@ class CudaEvent {
   void let_wait(cudaStream_t stream) const {
     cuda::check(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
   }
-  // Whether the stream has come to it; errors count as such, for whoever waits for the stream will meet them.
-  bool reached() const noexcept { return cudaEventQuery(event_) != cudaErrorNotReady; }
+  // Whether the stream has come to it.
+  bool reached() const noexcept { return query() == cudaSuccess; }
+  // The same of a stream that works no more: whoever waits for it will meet its error.
+  bool over() const noexcept { return query() != cudaErrorNotReady; }
 
  private:
+  cudaError_t query() const noexcept {
+    const cudaError_t state = cudaEventQuery(event_);
+    if (state != cudaSuccess) static_cast<void>(cudaGetLastError());  // "not ready" is nobody's error
+    return state;
+  }
+
   cudaEvent_t event_ = nullptr;
+};
+
+// While it lives, calls of this thread that ask the device or allocate do not spoil captures, of whatever thread.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { exchange(); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+  ~RelaxedCapture() { exchange(); }
+
+ private:
+  void exchange() noexcept { static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
 // One that waits for no other stream.

@@ -55,7 +55,7 @@ class NcclFlights {
   // How long the device has been in the first sum, as far as was seen; 0 if it has not come to it.
   std::chrono::nanoseconds waited() noexcept {
     drop_landed();
-    if (flights_.empty() || !flights_.front().reached.reached()) return std::chrono::nanoseconds(0);
+    if (flights_.empty() || !flights_.front().reached.over()) return std::chrono::nanoseconds(0);
     const auto now = std::chrono::steady_clock::now();
     if (!flights_.front().since) flights_.front().since = now;
     return now - *flights_.front().since;
@@ -68,7 +68,7 @@ class NcclFlights {
 
  private:
   void drop_landed() noexcept {
-    while (!flights_.empty() && flights_.front().done.reached()) {
+    while (!flights_.empty() && flights_.front().done.over()) {
       spare_.push_back(std::move(flights_.front()));
       flights_.pop_front();
     }

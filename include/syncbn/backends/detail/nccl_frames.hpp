@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cuda_runtime_api.h>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <syncbn/backends/detail/cuda_check.hpp>
@@ -38,6 +39,7 @@ struct NcclFrame {
 class NcclFrames {
  public:
   NcclFrame& acquire(Index size) {
+    const RelaxedCapture relaxed;
     for (const auto& frame : frames_) {
       if (frame->size == size && frame->may_have_another_owner()) return hand_out(*frame);
     }
@@ -63,9 +65,16 @@ class NcclFrames {
 
   // A word for host and device; 0.
   double* pinned_word() {
+    const RelaxedCapture relaxed;
     constexpr Index words = 512;  // a page
     if (used_ == words * static_cast<Index>(pages_.size())) pages_.emplace_back(words);
     return pages_.back().data() + used_++ % words;
+  }
+
+  // Gives nothing back: somebody may use it as long as the process lives.
+  void leak() {
+    static_cast<void>(new std::vector<std::unique_ptr<NcclFrame>>(std::move(frames_)));
+    static_cast<void>(new std::vector<PinnedWords>(std::move(pages_)));
   }
 
  private:

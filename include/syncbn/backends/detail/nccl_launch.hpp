@@ -1,6 +1,8 @@
 #pragma once
 
+#include <exception>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -13,7 +15,8 @@
 
 namespace syncbn::inline v0::detail {
 
-// A group call of this thread. NCCL puts its sums into the streams at the end; only then can events follow them.
+// A group call of this thread. NCCL puts its sums into the streams at the end; only then can events follow them. Until then
+// nobody else may call NCCL on the communicators that take part, or abort them.
 class NcclLaunch {
  public:
   NcclLaunch() : outer_(current()) {
@@ -22,29 +25,23 @@ class NcclLaunch {
   }
   NcclLaunch(const NcclLaunch&) = delete;
   NcclLaunch& operator=(const NcclLaunch&) = delete;
+  // After an exception what was started goes all the same: NCCL's calls have to be closed, and sums to be followed.
   ~NcclLaunch() {
-    if (!open_) return;
-    current() = outer_;
-    static_cast<void>(ncclGroupEnd());
+    if (open_) static_cast<void>(close());
   }
 
   void end() {
-    open_ = false;
-    current() = outer_;
-    const ncclResult_t result = ncclGroupEnd();
-    if (result != ncclInProgress) nccl_check(result, "ncclGroupEnd");
-    for (Put& put : puts_) {
-      if (result == ncclInProgress) put.group->settle(result, "ncclGroupEnd");
-      NcclLaunch::put_down(put.group, *put.frame, std::move(put.flight));
-    }
+    if (const std::exception_ptr first = close()) std::rethrow_exception(first);
   }
 
-  static void put_down(const std::shared_ptr<NcclGroup>& group, NcclFrame& frame, NcclFlight flight) {
-    if (current() != nullptr) {
-      current()->puts_.push_back({group, &frame, std::move(flight)});
-    } else {
-      group->put_down(frame, std::move(flight));
-    }
+  static void start(const std::shared_ptr<NcclGroup>& group, NcclFrame& frame, cudaStream_t stream) {
+    NcclLaunch* launch = current();
+    while (launch != nullptr && launch->outer_ != nullptr) launch = launch->outer_;
+    if (launch != nullptr) launch->turns_.push_back(group->turn());
+    std::optional<NcclFlight> flight = group->put(frame, stream);
+    if (!flight) return;
+    if (launch == nullptr) return group->put_down(frame, std::move(*flight));
+    launch->puts_.push_back({group, &frame, std::move(*flight)});
   }
 
  private:
@@ -54,6 +51,27 @@ class NcclLaunch {
     NcclFlight flight;
   };
 
+  // Returns the first of what went wrong.
+  std::exception_ptr close() noexcept {
+    open_ = false;
+    current() = outer_;
+    const ncclResult_t result = ncclGroupEnd();
+    std::exception_ptr first;
+    const auto capture = [&](const auto& f) {
+      try {
+        f();
+      } catch (...) {
+        if (first == nullptr) first = std::current_exception();
+      }
+    };
+    for (Put& put : puts_) {
+      capture([&] { put.group->settle(result, "ncclGroupEnd"); });
+      capture([&] { put.group->put_down(*put.frame, std::move(put.flight)); });
+    }
+    if (result != ncclInProgress) capture([&] { nccl_check(result, "ncclGroupEnd"); });
+    return first;
+  }
+
   static NcclLaunch*& current() noexcept {
     static thread_local NcclLaunch* launch = nullptr;
     return launch;
@@ -61,6 +79,7 @@ class NcclLaunch {
 
   NcclLaunch* outer_;
   bool open_ = true;
+  std::vector<NcclCalls::Turn> turns_;  // outlive the puts
   std::vector<Put> puts_;
 };
 
