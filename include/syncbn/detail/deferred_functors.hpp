@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 
+#include <syncbn/concepts.hpp>
 #include <syncbn/detail/call.hpp>
 #include <syncbn/detail/channel_functors.hpp>
 #include <syncbn/detail/deferred_frame.hpp>
