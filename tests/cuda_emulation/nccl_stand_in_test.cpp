@@ -400,7 +400,6 @@ TEST_CASE("initialization that does not block") {
   ncclComm_t parts[2] = {};
   CHECK(ncclCommSplit(comms[0], 0, 0, &parts[0], nullptr) == ncclSuccess);
   CHECK(state(0) == ncclInProgress);
-  CHECK(parts[0] == nullptr);
   CHECK(ncclCommSplit(comms[1], 0, -1, &parts[1], nullptr) == ncclSuccess);
   CHECK(soon([&] { return state(0) == ncclSuccess && state(1) == ncclSuccess; }));
   int rank = -1;
