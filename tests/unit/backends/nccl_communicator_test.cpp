@@ -262,7 +262,7 @@ TEST_CASE("nccl: a step does not wait, and is the same in a graph, empty ranks i
         rank.forward();
         rank.backward();
       };
-      // One after the other: sums of one communicator in two streams would have to be ordered.
+      // One after the other: nothing orders the sums in a graph and those of another stream.
       step(captured);
       captured.layer.synchronize();
       wait_for_all();
