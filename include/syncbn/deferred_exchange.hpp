@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -10,7 +9,6 @@
 #include <syncbn/detail/deferred_functors.hpp>
 #include <syncbn/detail/named_group.hpp>
 #include <syncbn/exchange.hpp>
-#include <syncbn/passes.hpp>
 #include <syncbn/rank_failure.hpp>
 #include <syncbn/validation.hpp>
 
@@ -102,7 +100,7 @@ class Exchange<Communicator> {
   }
 
   /// @cond
-  // What the functions below put into the queue; see there.
+  // For deferred_synchronize.hpp, which fills the queue.
   void begin(const ExchangeCall& call, double count, const RankFailure& failure) {
     if (!communicator().usable()) throw CommunicatorError(where(call) + "the communicator is not usable any more");
     call_ = call;
@@ -203,113 +201,5 @@ class Exchange<Communicator> {
   RankFailure launch_;
   std::uint64_t fingerprint_ = 0;
 };
-
-/// @brief Opens an exchange. @param exchange  of this layer. @param backend  whose queue orders the frames.
-/// @param call     what this rank is doing, the same on all. @param count  values per channel on this rank.
-/// @param failure  what has gone wrong on this rank so far and until finish_exchange(); outlives it.
-/// @throws CommunicatorError if the group is not usable any more; what reserve() throws, if there are no frames yet.
-template <defers_errors Communicator, backend Backend>
-  requires has_frames_for<Communicator, Backend>
-void begin_exchange(Exchange<Communicator>& exchange, Backend&, ExchangeCall call, double count, RankFailure& failure,
-                    bool = false) {
-  call.words = detail::words_per_channel;
-  exchange.reserve(call.words * call.channels);
-  exchange.begin(call, count, failure);
-}
-
-namespace detail {
-
-// Frames leave whatever happens here: one that was not written is no whole frame, and condemned on all ranks.
-template <class Communicator, class Backend, class Pack>
-void send_deferred(Exchange<Communicator>& exchange, Backend& backend, const Pack& pack) {
-  const Index channels = exchange.call().channels;
-  exchange.launch([&] {
-    backend.for_each_channel(std::max(channels, Index{1}),
-                             SendDeferred<Pack>{exchange.call_on_device(), pack, channels});
-  });
-  exchange.sum_first(backend.queue());
-}
-
-template <class Communicator, class Backend>
-void judge_deferred(Exchange<Communicator>& exchange, Backend& backend, bool has_second) {
-  backend.for_each_channel(Index{1}, JudgeDeferred{exchange.call_on_device(), has_second});
-}
-
-template <class Communicator, class Backend>
-void receive_deferred(Exchange<Communicator>& exchange, Backend& backend, double* local, double* local_centred,
-                      GradientSums<Backend>& global) {
-  exchange.throw_launch_failure();
-  const Index channels = exchange.failed() ? 0 : exchange.call().channels;
-  if (!exchange.failed()) global.resize(backend, channels);
-  const double* sums = exchange.payload();
-  judge_deferred(exchange, backend, false);
-  backend.for_each_channel(channels,
-                           ReceiveDeferredSums{exchange.call_on_device(),
-                                               {sums, sums + 1, global.dy(), global.dy_centred(), words_per_channel, 1},
-                                               local,
-                                               local_centred,
-                                               channels});
-}
-
-}  // namespace detail
-
-/// @brief Sends this rank's moments. @param exchange  opened. @param backend  whose memory.
-/// @param local  this rank's, all micro-batches together; not looked at where this rank has failed.
-/// @throws as the communicator's start().
-template <defers_errors Communicator, backend Backend>
-void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local) {
-  detail::PackMoments pack{};
-  if (!exchange.failed()) pack = {local.count(), local.mean(), local.m2(), exchange.payload()};
-  detail::send_deferred(exchange, backend, pack);
-}
-/// @brief Sends this rank's gradient sums. @param exchange  opened. @param backend  whose memory. @param local  likewise.
-/// @throws as the communicator's start().
-template <defers_errors Communicator, backend Backend>
-void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const GradientSums<Backend>& local) {
-  double* const words = exchange.payload();
-  detail::send_deferred(
-      exchange, backend,
-      detail::CopyPairs{local.dy(), local.dy_centred(), words, words + 1, 1, detail::words_per_channel});
-}
-
-/// @brief What the queue does next sees the moments of all ranks; after a bad end a count of -1, and NaN.
-/// @param exchange  started. @param backend  whose memory. @param local  as sent. @param global  filled; may not be @p local.
-/// @throws as the communicator's start().
-template <defers_errors Communicator, backend Backend>
-void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local,
-                     Moments<Backend>& global) {
-  const Index channels = exchange.failed() ? 0 : exchange.call().channels;
-  MomentsPointers to{};
-  detail::PackCentredMoments pack{};
-  exchange.launch([&] {
-    if (!exchange.failed()) {
-      global.resize(backend, channels);
-      to = global.pointers();
-      pack = {local.count(), local.mean(), local.m2(), to.mean, exchange.second_payload()};
-    }
-    backend.for_each_channel(
-        std::max(channels, Index{1}),
-        detail::ReceiveDeferredMoments{exchange.call_on_device(), cancellation_limit(exchange.call().kind), to, pack,
-                                       channels});
-  });
-  exchange.sum_second(backend.queue());
-  exchange.throw_launch_failure();
-  detail::judge_deferred(exchange, backend, true);
-  backend.for_each_channel(channels, detail::ReceiveDeferredCentred{exchange.call_on_device(), to, channels});
-}
-
-/// @brief What the queue does next sees the gradient sums of all ranks; after a bad end NaN.
-/// @param exchange  started. @param backend  whose memory. @param global  filled.
-template <defers_errors Communicator, backend Backend>
-void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& global) {
-  detail::receive_deferred(exchange, backend, nullptr, nullptr, global);
-}
-/// @brief The same; this rank's sums, too, become zeros after a bad end, so that they can be added to gradients of
-/// parameters. @param exchange  started. @param backend  whose memory. @param local  as sent. @param global  filled.
-template <defers_errors Communicator, backend Backend>
-void finish_exchange(Exchange<Communicator>& exchange, Backend& backend, GradientSums<Backend>& local,
-                     GradientSums<Backend>& global) {
-  detail::receive_deferred(exchange, backend, local.dy(), local.dy_centred(), global);
-}
 
 }  // namespace syncbn::inline v0

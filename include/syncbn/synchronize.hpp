@@ -1,14 +1,17 @@
 #pragma once
 
-#include <syncbn/deferred_exchange.hpp>
+#include <syncbn/deferred_synchronize.hpp>
 #include <syncbn/exchange.hpp>
 #include <syncbn/passes.hpp>
 #include <syncbn/rank_failure.hpp>
 
 /// @file
 /// The exchange of the split API: begin, start, finish; between any two of them a rank may do other work. Every rank
-/// calls all three, with an empty batch or after a failure too. Those of communicators with deferred errors are in
-/// deferred_exchange.hpp.
+/// calls all three, with an empty batch or after a failure too.
+///
+/// Where errors are deferred (NCCL) the same three calls put the exchange into the queue and wait for nothing:
+/// begin_exchange() throws where the group is not usable any more or its frames cannot be had, and what the queue does after
+/// finish_exchange() sees the sums of all ranks, or after a bad end a count of -1 and NaN.
 
 namespace syncbn::inline v0 {
 
@@ -112,7 +115,7 @@ void start_exchange(Exchange<Communicator>& exchange, Backend& backend, const Su
 /// of its block about the common mean, for such channels (docs/numerics.md).
 /// @param exchange  started. @param backend  whose memory. @param local  as sent.
 /// @param global    filled; may not be @p local. Of as many channels beforehand, if memory may run out: a rank that cannot
-/// make room now throws alone. @return values per channel on all ranks.
+/// make room now throws alone. @return values per channel on all ranks; nothing where errors are deferred.
 /// @throws as Exchange::finish.
 template <communicator Communicator, backend Backend>
 double finish_exchange(Exchange<Communicator>& exchange, Backend& backend, const Moments<Backend>& local,
