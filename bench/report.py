@@ -2,7 +2,8 @@
 """bench/report.py JSON [--markdown FILE] [--chart FILE]: what bench_kernels measured, as tables of ratios and a chart.
 
 Ratios are medians over rounds of time of a peer by time of ours, so that more than 1 is faster than the peer. The limit
-is the least memory traffic that the caches allow, measured in the same rounds: see docs/benchmarks.md.
+is the least memory traffic that the caches allow, measured in the same rounds: see docs/benchmarks.md. Of bench_cuda the limit
+is the least that any device could do: each tensor is read or written once.
 """
 
 import argparse
@@ -13,6 +14,10 @@ import sys
 
 L2_BYTES = 2 << 20
 CACHE_BYTES = 16 << 20
+PEERS = {"onednn": "oneDNN", "onednn.blocked": "oneDNN blocked", "cudnn": "cuDNN", "cudnn.persistent": "cuDNN persistent", "torch": "LibTorch",
+         "syncbn_avx2": "AVX2", "syncbn_sse2": "SSE2"}
+MARKERS = {"onednn": "o", "cudnn": "o", "torch": "s", "onednn.blocked": "^", "cudnn.persistent": "^"}
+IN_THE_SAME_LAYOUT = ("onednn", "cudnn", "cudnn.persistent", "torch")
 
 
 class Case:
@@ -37,13 +42,16 @@ class Case:
 
     def peer(self, build=None):
         """Ratio of the faster of the peers in the same layout to ours, or to another build of ours; None without peers."""
-        peers = [self.ratio[p] for p in ("onednn", "torch") if p in self.ratio]
+        peers = [self.ratio[p] for p in IN_THE_SAME_LAYOUT if p in self.ratio]
         build_ratio = self.ratio.get(build) if build else 1
         return min(peers) / build_ratio if peers and build_ratio else None
 
     def limit(self, asks_ahead=False):
         """Time of the least traffic by time of ours; None where it was not measured."""
         kind = "triad" if self.passing == "backward" else "copy"
+        on_device = [self.ratio[k] for k in (kind + ".runtime", kind + ".kernel") if k in self.ratio]
+        if on_device:
+            return min(on_device)
         if kind + ".cached" not in self.ratio or self.variant == "in_place":
             return None  # a copy of memory to itself moves nothing
         ways = (".cached", ".streamed", ".ahead") if asks_ahead else (".cached", ".streamed")
@@ -70,13 +78,17 @@ def text(value):
     return "-" if value is None else f"{value:.2f}"
 
 
+def row(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
 def bars(cases):
     """What the kernels have to reach (one thread, no variant), and what they do: rows of a table."""
     plain = [c for c in cases if c.threads == 1 and not c.variant]
     large, f32 = [c for c in plain if c.bytes > 64 << 10], [c for c in plain if c.format == "f32"]
     rows = []
 
-    def row(what, bar, found, at_least, at_limit=()):
+    def add(what, bar, found, at_least, at_limit=()):
         """found: (value, name) pairs. at_limit: the values if ours took the time of the limit."""
         found = [(v, n) for v, n in found if v is not None]
         if not found:
@@ -90,7 +102,7 @@ def bars(cases):
 
     def peer_row(what, bar, some, build=None):
         at_limit = [c.peer() / c.limit() if c.peer() and c.limit() else None for c in some]
-        row(what, bar, [(c.peer(build), c.name) for c in some], True, at_limit)
+        add(what, bar, [(c.peer(build), c.name) for c in some], True, at_limit)
 
     for build, tag in ((None, ""), ("syncbn_avx2", "AVX2: "), ("syncbn_sse2", "SSE2: ")):
         for passing, in_rows, bar in (("forward", False, 2.5), ("forward", True, 1.7), ("backward", False, 1.8), ("backward", True, 1.4)):
@@ -101,7 +113,7 @@ def bars(cases):
             if build != "syncbn_sse2":
                 some = [c for c in large if c.format == format and c.passing != "inference"]
                 peer_row(f"{tag}faster peer / ours, forward and backward {format}", 1.5, some, build)
-    row("oneDNN blocked / ours, forward f32, NCHW", 1.4,
+    add("oneDNN blocked / ours, forward f32, NCHW", 1.4,
         [(c.ratio.get("onednn.blocked"), c.name) for c in large if c in f32 and c.passing == "forward"], True)
     over_16mb = [c for c in f32 if c.bytes > CACHE_BYTES]
     for ask in (False, True):
@@ -109,33 +121,27 @@ def bars(cases):
             return c.limit(ask) and 1 / c.limit(ask)
         tag = ", asking ahead" if ask else ""
         for in_rows in (False, True):
-            row(f"ours / limit{tag}, forward and backward f32 over 16 MB, {'NHWC, NC' if in_rows else 'NCHW'}", 1.25,
+            add(f"ours / limit{tag}, forward and backward f32 over 16 MB, {'NHWC, NC' if in_rows else 'NCHW'}", 1.25,
                 [(limited(c), c.name) for c in over_16mb if c.passing != "inference" and c.in_rows == in_rows], False)
         if not ask:
-            row("ours / the same bytes in the same steps, forward and backward f32 over 16 MB, NCHW", 1.25,
+            add("ours / the same bytes in the same steps, forward and backward f32 over 16 MB, NCHW", 1.25,
                 [(c.steps(), c.name) for c in over_16mb], False)
-        row(f"ours / copy{tag}, inference f32 over 16 MB", 1.05,
+        add(f"ours / copy{tag}, inference f32 over 16 MB", 1.05,
             [(limited(c), c.name) for c in over_16mb if c.passing == "inference"], False)
     for passing in ("forward", "backward"):
-        row(f"ours / {'copy' if passing == 'forward' else 'triad'} in cache, {passing} f32, 64 KB to 1 MB", 2.5,
+        add(f"ours / {'copy' if passing == 'forward' else 'triad'} in cache, {passing} f32, 64 KB to 1 MB", 2.5,
             [(c.limit() and 1 / c.limit(), c.name) for c in f32 if 64 << 10 < c.bytes <= 1 << 20 and c.passing == passing], False)
-    row("oneDNN / ours, 2x16 f32", 2, [(c.ratio.get("onednn"), c.name) for c in f32 if c.extents == [2, 16]], True)
+    add("oneDNN / ours, 2x16 f32", 2, [(c.ratio.get("onednn"), c.name) for c in f32 if c.extents == [2, 16]], True)
     return [
         "| what | bar | geometric mean | holds | at the limit | cases | beyond | worst |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ] + rows
 
 
-def markdown(cases, context):
+def tables(cases):
+    """Means of groups of cases, and each case."""
+    shown = [p for p in PEERS if any(p in c.ratio for c in cases)]
     lines = [
-        f"{context['date']}, {context['num_cpus']} processors at {context['mhz_per_cpu']} MHz. Ours: {cases[0].ours},"
-        f" {context.get('compiler')}. Peers: {context.get('peers')}.",
-        "",
-        "*At the limit*: the mean that kernels would reach which take the time of the limit. *Beyond*: cases below 1 where"
-        " more is better, else above the bar.",
-        "",
-        *bars(cases),
-        "",
         "Geometric means over tensors of more than 64 KB; below 1 x limit would be faster than the memory:",
         "",
         "| pass | format | layout | threads | variant | cases | faster peer | least | oneDNN blocked | copy first | time / limit (over 16 MB) | asking ahead | time / steps |",
@@ -158,14 +164,28 @@ def markdown(cases, context):
             + f" | {text(geometric_mean([c.steps() for c in large]))} |")
     lines += [
         "",
-        "| case | us | oneDNN | oneDNN blocked | LibTorch | AVX2 | SSE2 | time / limit | time / steps |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        row(["case", "us", *(PEERS[p] for p in shown), "time / limit", "time / steps"]),
+        row(["---"] * (len(shown) + 4)),
     ]
     for c in cases:
-        columns = [text(c.ratio.get(p)) for p in ("onednn", "onednn.blocked", "torch", "syncbn_avx2", "syncbn_sse2")]
         limit = c.limit()
-        lines.append(f"| {c.name} | {c.microseconds:.1f} | " + " | ".join(columns) + f" | {text(limit and 1 / limit)} | {text(c.steps())} |")
-    return "\n".join(lines) + "\n"
+        ratios = [c.ratio.get(p) for p in shown] + [limit and 1 / limit, c.steps()]
+        lines.append(row([c.name, f"{c.microseconds:.1f}", *map(text, ratios)]))
+    return lines
+
+
+def markdown(cases, context):
+    machine = context.get("device") or f"{context['num_cpus']} processors at {context['mhz_per_cpu']} MHz"
+    lines = [f"{context['date']}, {machine}. Ours: {cases[0].ours}, {context.get('compiler')}. Peers: {context.get('peers')}.", ""]
+    if "device" not in context:
+        lines += [
+            "*At the limit*: the mean that kernels would reach which take the time of the limit. *Beyond*: cases below 1 where"
+            " more is better, else above the bar.",
+            "",
+            *bars(cases),
+            "",
+        ]
+    return "\n".join(lines + tables(cases)) + "\n"
 
 
 def chart(cases, file):
@@ -177,11 +197,12 @@ def chart(cases, file):
     import matplotlib.pyplot as plt
 
     shown = [c for c in cases if c.format == "f32" and c.threads == 1 and not c.variant and c.bytes > 64 << 10]
+    on_device = cases[0].ours == "syncbn_cuda"
     figure, axes = plt.subplots(1, 2, figsize=(12, 0.22 * len(shown) / 2 + 2), sharex=True)
     for axis, passing in zip(axes, ("forward", "backward")):
         rows = [c for c in shown if c.passing == passing]
         for y, c in enumerate(rows):
-            for peer, marker in (("onednn", "o"), ("torch", "s"), ("onednn.blocked", "^")):
+            for peer, marker in MARKERS.items():
                 if peer in c.ratio:
                     axis.plot(c.ratio[peer], y, marker, color={"o": "C0", "s": "C1", "^": "C2"}[marker], markersize=4)
             if c.limit():
@@ -190,8 +211,9 @@ def chart(cases, file):
         axis.set_xscale("log")
         axis.margins(y=0.01)
         axis.set_yticks(range(len(rows)), [re.sub("^[a-z]+/f32/|/t1$", "", c.name) for c in rows], fontsize=6)
-        axis.set_title(f"{passing}, f32, one thread")
-        axis.set_xlabel("time / time of syncbn  (o oneDNN, square LibTorch, triangle oneDNN blocked, | limit)", fontsize=7)
+        axis.set_title(f"{passing}, f32" + ("" if on_device else ", one thread"))
+        legend = "o cuDNN, square LibTorch, triangle cuDNN persistent" if on_device else "o oneDNN, square LibTorch, triangle oneDNN blocked"
+        axis.set_xlabel(f"time / time of syncbn  ({legend}, | limit)", fontsize=7)
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
 

@@ -42,11 +42,12 @@ struct Case {
   std::vector<Index> input_strides() const;
   /// @brief What the inputs are parts of.
   std::vector<Index> input_extents() const;
+  Index input_elements() const;
   /// @brief For example "forward/f32/NCHW/32x64x56x56/t1".
   std::string text() const;
 };
 
-/// @brief The memory of a case, the same for all contenders: 64-byte aligned, every page touched.
+/// @brief The memory of a case, the same for all contenders: of the machine that it runs on, 64-byte aligned.
 struct Buffers {
   std::byte* x = nullptr;
   std::byte* dy = nullptr;

@@ -51,32 +51,35 @@ inline std::vector<std::vector<Index>> shapes(bool all) {
           {4, 64, 28, 28}};
 }
 
+/// @brief Adds every pass over every shape in both layouts. @param change  makes of each what it is about.
+template <class Change>
+void add_cases(std::vector<Case>& cases, const std::vector<std::vector<Index>>& shapes, const Change& change) {
+  for (const auto& extents : shapes) {
+    for (const Layout layout : {Layout::channels_first, Layout::channels_last}) {
+      if (extents.size() == 2 && layout == Layout::channels_last) continue;  // the same memory
+      for (const Pass pass : {Pass::forward, Pass::backward, Pass::inference}) {
+        Case c;
+        c.extents = extents;
+        c.layout = layout;
+        c.pass = pass;
+        change(c);
+        cases.push_back(c);
+      }
+    }
+  }
+}
+
 /// @brief The cases. @param full  every axis over every shape. @return in the order of the table.
 inline std::vector<Case> cases(bool full) {
   std::vector<Case> result;
-  const auto add = [&](bool all_shapes, auto change) {
-    for (const auto& extents : shapes(all_shapes)) {
-      for (const Layout layout : {Layout::channels_first, Layout::channels_last}) {
-        if (extents.size() == 2 && layout == Layout::channels_last) continue;  // the same memory
-        for (const Pass pass : {Pass::forward, Pass::backward, Pass::inference}) {
-          Case c;
-          c.extents = extents;
-          c.layout = layout;
-          c.pass = pass;
-          change(c);
-          result.push_back(c);
-        }
-      }
-    }
-  };
-  add(true, [](Case&) {});
-  add(full, [](Case& c) { c.threads = 2; });
+  add_cases(result, shapes(true), [](Case&) {});
+  add_cases(result, shapes(full), [](Case& c) { c.threads = 2; });
   for (const Format format : {Format::bf16, Format::f16, Format::f64}) {
-    add(full, [&](Case& c) { c.format = format; });
+    add_cases(result, shapes(full), [&](Case& c) { c.format = format; });
   }
-  add(full, [](Case& c) { c.affine = false; });
-  add(full, [](Case& c) { c.in_place = true; });
-  add(full, [](Case& c) { c.sliced = true; });
+  add_cases(result, shapes(full), [](Case& c) { c.affine = false; });
+  add_cases(result, shapes(full), [](Case& c) { c.in_place = true; });
+  add_cases(result, shapes(full), [](Case& c) { c.sliced = true; });
   return result;
 }
 

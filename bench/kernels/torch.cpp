@@ -1,5 +1,6 @@
-// LibTorch's batch normalization on the memory of the case.
+// LibTorch's batch normalization on the memory of the case, of processors or (BENCH_CUDA) of a CUDA device.
 
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <tuple>
@@ -12,6 +13,12 @@
 
 namespace bench {
 namespace {
+
+#if BENCH_CUDA
+constexpr at::DeviceType device = at::kCUDA;
+#else
+constexpr at::DeviceType device = at::kCPU;
+#endif
 
 at::ScalarType type_of(Format format) {
   switch (format) {
@@ -34,10 +41,11 @@ struct Problem {
 
   Problem(const Case& c, const Buffers& buffers) : training(c.pass != Pass::inference) {
     const auto tensor = [&](std::byte* data, const std::vector<Index>& strides) {
-      return at::from_blob(data, c.extents, strides, at::TensorOptions().dtype(type_of(c.format)));
+      return at::from_blob(data, c.extents, strides, at::TensorOptions().dtype(type_of(c.format)).device(device));
     };
     // Parameters of 16-bit tensors are float, as ours are; those of f64 tensors double.
-    const auto parameters = at::TensorOptions().dtype(c.format == Format::f64 ? at::kDouble : at::kFloat);
+    const auto parameters =
+        at::TensorOptions().dtype(c.format == Format::f64 ? at::kDouble : at::kFloat).device(device);
     x = tensor(buffers.x, c.input_strides());
     dy = tensor(buffers.dy, c.input_strides());
     y = tensor(buffers.y, c.strides());
@@ -108,6 +116,12 @@ Run make(const Case& c, const Buffers& buffers) {
 
 }  // namespace
 
-std::vector<Contender> contenders_torch() { return {{"torch", make}}; }
+std::vector<Contender> contenders_torch() {
+  if (device == at::kCUDA && !at::hasCUDA()) {
+    std::fputs("this LibTorch was built without CUDA, and does not take part\n", stderr);
+    return {};
+  }
+  return {{"torch", make}};
+}
 
 }  // namespace bench
