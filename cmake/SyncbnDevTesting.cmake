@@ -26,14 +26,15 @@ function(syncbn_all_found result)
   set(${result} ${found} PARENT_SCOPE)
 endfunction()
 
-# syncbn_add_unit_test(name [THOROUGH] [WIDER] [NEEDS component...] [LIBS target...] [LABELS label...] [TIMEOUT seconds]):
-# the test unit.<name> from tests/unit/<name>_test.cpp. Absent from builds without a component that it needs, and if
-# THOROUGH from reduced ones. WIDER: on x86-64 once more for each wider instruction set, unit.<name>.avx2 and .avx512.
+# syncbn_add_unit_test(name [THOROUGH] [THREADS] [HEAVY] [WIDER] [NEEDS component...] [LIBS target...] [LABELS label...]
+# [TIMEOUT seconds]): the test unit.<name> from tests/unit/<name>_test.cpp. Absent from builds without a component that it
+# needs, if THOROUGH from reduced ones, and from those for THREADS alone if it does not say so. HEAVY: computes so much that it is
+# optimised in reduced builds, too. WIDER: on x86-64 once more for each wider instruction set, unit.<name>.avx2 and .avx512.
 function(syncbn_add_unit_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "THOROUGH;WIDER" "TIMEOUT" "NEEDS;LIBS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "THOROUGH;THREADS;HEAVY;WIDER" "TIMEOUT" "NEEDS;LIBS;LABELS")
   set_property(GLOBAL APPEND PROPERTY syncbn_unit_tests ${name})
   syncbn_all_found(found ${arg_NEEDS})
-  if(NOT found OR (arg_THOROUGH AND SYNCBN_TEST_REDUCED))
+  if(NOT found OR (arg_THOROUGH AND SYNCBN_TEST_REDUCED) OR (SYNCBN_TEST_THREADS AND NOT arg_THREADS))
     return()
   endif()
   if(NOT arg_TIMEOUT)
@@ -43,6 +44,9 @@ function(syncbn_add_unit_test name)
   list(TRANSFORM arg_NEEDS PREPEND syncbn::)
   syncbn_add_test_executable(
     ${test} SOURCES ${syncbn_SOURCE_DIR}/tests/unit/${name}_test.cpp LIBS syncbn_test_dev ${arg_NEEDS} ${arg_LIBS})
+  if(arg_HEAVY AND SYNCBN_TEST_REDUCED)
+    target_compile_options(${test} PRIVATE -O1)
+  endif()
   add_test(NAME ${test} COMMAND ${test})
   set_tests_properties(
     ${test} PROPERTIES LABELS "unit;${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77)
@@ -64,17 +68,20 @@ function(syncbn_add_unit_test name)
   endforeach()
 endfunction()
 
-# syncbn_add_mpi_test(name RANKS n... [LIBS target...] [LABELS label...] [TIMEOUT seconds]): the tests unit.<name>.np<n>
+# syncbn_add_mpi_test(name RANKS n... [NEEDS component...] [LIBS target...] [LABELS label...] [TIMEOUT seconds]): the tests unit.<name>.np<n>
 # from tests/unit/<name>_test.cpp, each run by mpiexec; MPI is initialised around them.
 function(syncbn_add_mpi_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "RANKS;LIBS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "RANKS;NEEDS;LIBS;LABELS")
   set_property(GLOBAL APPEND PROPERTY syncbn_unit_tests ${name})
-  if(NOT SYNCBN_WITH_MPI)
+  list(APPEND arg_NEEDS mpi)
+  syncbn_all_found(found ${arg_NEEDS})
+  if(NOT found)
     return()
   endif()
+  list(TRANSFORM arg_NEEDS PREPEND syncbn::)
   string(REPLACE "/" "." test unit.${name})
   syncbn_add_test_executable(
-    ${test} MPI SOURCES ${syncbn_SOURCE_DIR}/tests/unit/${name}_test.cpp LIBS syncbn_test_dev syncbn::mpi ${arg_LIBS})
+    ${test} MPI SOURCES ${syncbn_SOURCE_DIR}/tests/unit/${name}_test.cpp LIBS syncbn_test_dev ${arg_NEEDS} ${arg_LIBS})
   syncbn_add_ranked_tests(${test} MPI RANKS ${arg_RANKS} LABELS unit ${arg_LABELS} TIMEOUT ${arg_TIMEOUT})
 endfunction()
 

@@ -34,11 +34,19 @@ function(syncbn_component name)
   target_link_libraries(${target} INTERFACE ${arg_LINKS})
   set_property(GLOBAL APPEND PROPERTY syncbn_headers ${arg_HEADERS})
   list(TRANSFORM arg_HEADERS PREPEND include/syncbn/)
-  target_sources(${target} INTERFACE FILE_SET HEADERS BASE_DIRS include FILES ${arg_HEADERS})
-  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} VERIFY_INTERFACE_HEADER_SETS ${arg_FOUND})
+  # CMake can verify those of host compilers alone; tests/cuda does the others.
+  set(device_headers ${arg_HEADERS})
+  list(FILTER device_headers INCLUDE REGEX "\\.cuh$")
+  list(FILTER arg_HEADERS EXCLUDE REGEX "\\.cuh$")
+  target_sources(
+    ${target} INTERFACE FILE_SET HEADERS BASE_DIRS include FILES ${arg_HEADERS}
+                        FILE_SET device_headers TYPE HEADERS BASE_DIRS include FILES ${device_headers})
+  set_target_properties(
+    ${target} PROPERTIES EXPORT_NAME ${name} VERIFY_INTERFACE_HEADER_SETS ${arg_FOUND}
+                         INTERFACE_HEADER_SETS_TO_VERIFY HEADERS)
   if(SYNCBN_INSTALL)
     # An export of its own: find_package loads a component only for those who ask for it.
-    install(TARGETS ${target} EXPORT ${target} FILE_SET HEADERS)
+    install(TARGETS ${target} EXPORT ${target} FILE_SET HEADERS FILE_SET device_headers)
     install(
       EXPORT ${target}
       NAMESPACE syncbn::

@@ -114,14 +114,6 @@ inline Number any_m2_error(const bounds::ChannelFacts& f) {
          4 * mean_error * std::sqrt(3 * f.count * f.m2) + 12 * mean_error * mean_error * f.count;
 }
 
-// Whether sums have the same bits wherever the elements lie: unless a backend says otherwise, by
-// `static constexpr bool same_bits_in_any_layout = false`. It then has the same bits whenever it does the same again.
-template <class Backend>
-constexpr bool same_bits_in_any_layout() {
-  if constexpr (requires { Backend::same_bits_in_any_layout; }) return Backend::same_bits_in_any_layout;
-  return true;
-}
-
 inline Comparison compare(const HostMoments& got, const std::vector<bounds::ChannelFacts>& facts, Number factor = 1) {
   Comparison comparison;
   for (std::size_t c = 0; c < facts.size(); ++c) {

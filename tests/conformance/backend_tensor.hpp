@@ -207,4 +207,16 @@ std::vector<T> from_backend(Backend& backend, const T* from, Index size) {
   return host;
 }
 
+namespace detail {
+
+// Whether sums have the same bits wherever the elements lie: unless a backend says otherwise, by
+// `static constexpr bool same_bits_in_any_layout = false`. It then has the same bits whenever it does the same again.
+template <class Backend>
+constexpr bool same_bits_in_any_layout() {
+  if constexpr (requires { Backend::same_bits_in_any_layout; }) return Backend::same_bits_in_any_layout;
+  return true;
+}
+
+}  // namespace detail
+
 }  // namespace syncbn_test

@@ -4,7 +4,7 @@
 
 #include <syncbn/backends/thread_communicator.hpp>
 
-#include "support/nccl_frames.hpp"
+#include "support/nccl_ranks.hpp"
 
 namespace syncbn_test {
 

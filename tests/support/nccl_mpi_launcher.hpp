@@ -5,7 +5,7 @@
 #include <syncbn/backends/mpi_communicator.hpp>
 
 #include "conformance/mpi_launcher.hpp"
-#include "support/nccl_frames.hpp"
+#include "support/nccl_ranks.hpp"
 
 namespace syncbn_test {
 

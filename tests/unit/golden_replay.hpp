@@ -10,6 +10,7 @@
 #include <syncbn/functional.hpp>
 #include <syncbn/syncbn.hpp>
 
+#include "conformance/backend_tensor.hpp"
 #include "support/activations.hpp"
 #include "support/catch.hpp"
 #include "support/golden.hpp"
@@ -232,13 +233,14 @@ class GoldenReplay {
 };
 
 /// @brief Replays a case in its own layouts and in all others; every replay must agree with the file, and they with each
-/// other to the bit. @param make_runner  makes a runner in the case's initial state. @return the transcript.
-template <class T, class P, class MakeRunner>
+/// other to the bit, if the backend promises that. @param make_runner  makes a runner in the case's initial state.
+/// @return the transcript. @tparam T  of tensors.
+template <class T, class Backend, class MakeRunner>
 Transcript replay_in_all_layouts(const GoldenCase& golden, int ranks, const MakeRunner& make_runner) {
   const auto replay = [&](Layout layout, Layout dy_layout) {
     INFO("x is " << name(layout) << ", dy is " << name(dy_layout));
     auto runner = make_runner();
-    GoldenReplay<T, P> judge(golden, ranks);
+    GoldenReplay<T, typename Backend::parameter_type> judge(golden, ranks);
     const Transcript transcript = judge.run(runner, layout, dy_layout);
     INFO(judge.comparison().place());
     CHECK(judge.comparison().worst() <= 1);
@@ -251,8 +253,10 @@ Transcript replay_in_all_layouts(const GoldenCase& golden, int ranks, const Make
   const Transcript transcript = replay(layout, dy_layout);
   for (const Layout other : all_layouts) {
     if (other == layout) continue;
-    CHECK(same_bits(replay(other, dy_layout), transcript));
-    CHECK(same_bits(replay(other, other), transcript));
+    for (const Layout other_dy : {dy_layout, other}) {
+      const Transcript same = replay(other, other_dy);
+      if (detail::same_bits_in_any_layout<Backend>()) CHECK(same_bits(same, transcript));
+    }
   }
   return transcript;
 }

@@ -48,12 +48,12 @@ class MpiCommunicator {
   /// @brief A frame of zeros. @param words  how many. @return the frame; its storage is the group's.
   frame acquire(Index words) { return frame(group_, group_->acquire(words)); }
   /// @brief Offers the words to the sum. @param f  not to be touched before finish(). @throws CommunicatorError
-  void start(frame& f, HostQueue&) { group_->start(f.storage()); }
+  void start(frame& f, HostQueue&) { group_->start(f.data(), f.size(), f.storage().flight); }
   /// @brief Makes progress. @param f  a started frame. @return true if finish() will not wait.
-  bool poll(frame& f) noexcept { return group_->poll(f.storage()); }
+  bool poll(frame& f) noexcept { return group_->poll(f.storage().flight); }
   /// @brief Waits for the sum. @param f  a started frame; holds the sums afterwards.
   /// @throws CommunicatorError past the deadline; MPI cannot tell which ranks are missing.
-  void finish(frame& f, HostQueue&) { group_->finish(f.storage()); }
+  void finish(frame& f, HostQueue&) { group_->finish(f.storage().flight); }
 
   /// @brief The ranks that gave the same color. @collective{MPI_Allreduce, MPI_Comm_split; these block, without a deadline}
   /// @param color  0 or more. @param key  orders the ranks of the new group. @return the new communicator, with the old

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <vector>
 
@@ -10,31 +12,43 @@
 
 namespace syncbn::inline v0::detail {
 
-// `Flight` is what a fabric keeps for a frame that is under way; `Flight::landed()` says that nobody will touch the
-// words any more.
-template <class Flight>
+// Words in host memory.
+class HostWords {
+ public:
+  explicit HostWords(Index size) : words_(std::make_unique<double[]>(static_cast<std::size_t>(size))), size_(size) {}
+
+  double* get() const noexcept { return words_.get(); }
+  void clear() noexcept { std::fill_n(words_.get(), size_, 0.0); }
+
+ private:
+  std::unique_ptr<double[]> words_;
+  Index size_;
+};
+
+// `Flight` is what a fabric keeps for a frame that is under way.
+template <class Flight, class Words = HostWords>
 struct FrameStorage {
-  std::unique_ptr<double[]> words;
-  Index size = 0;
+  explicit FrameStorage(Index size_of_words) : words(size_of_words), size(size_of_words) {}
+
+  Words words;
+  Index size;
   bool owned = false;  // by a frame object
   Flight flight{};
 };
 
-template <class Flight>
+template <class Flight, class Words = HostWords>
 class FramePool {
  public:
-  using Storage = FrameStorage<Flight>;
+  using Storage = FrameStorage<Flight, Words>;
 
-  // A storage of exactly `size` words, zeroed; an abandoned one only once it has landed.
+  // A storage of exactly `size` words, zeroed; an abandoned one only once it has landed: landed(flight) says that nobody will
+  // touch the words any more.
   template <class Landed>
   Storage* acquire(Index size, const Landed& landed) {
     for (const auto& storage : storages_) {
       if (!storage->owned && storage->size == size && landed(storage->flight)) return hand_out(*storage);
     }
-    auto storage = std::make_unique<Storage>();
-    storage->words = std::make_unique<double[]>(static_cast<std::size_t>(size));
-    storage->size = size;
-    storages_.push_back(std::move(storage));
+    storages_.push_back(std::make_unique<Storage>(size));
     return hand_out(*storages_.back());
   }
 
@@ -47,8 +61,8 @@ class FramePool {
   }
 
  private:
-  static Storage* hand_out(Storage& storage) noexcept {
-    for (Index i = 0; i < storage.size; ++i) storage.words[static_cast<std::size_t>(i)] = 0;
+  static Storage* hand_out(Storage& storage) {
+    storage.words.clear();
     storage.owned = true;
     storage.flight = {};
     return &storage;
@@ -58,11 +72,11 @@ class FramePool {
 };
 
 // A frame: a handle to a storage of a group, which it keeps alive. `Group::release(storage)` takes it back.
-template <class Group, class Flight>
+template <class Group, class Flight, class Words = HostWords>
 class PooledFrame {
  public:
   PooledFrame() noexcept = default;
-  PooledFrame(std::shared_ptr<Group> group, FrameStorage<Flight>* storage) noexcept
+  PooledFrame(std::shared_ptr<Group> group, FrameStorage<Flight, Words>* storage) noexcept
       : group_(std::move(group)), storage_(storage) {}
   PooledFrame(PooledFrame&& other) noexcept : group_(std::move(other.group_)), storage_(other.storage_) {
     other.storage_ = nullptr;
@@ -78,11 +92,11 @@ class PooledFrame {
 
   double* data() const noexcept { return storage_ == nullptr ? nullptr : storage_->words.get(); }
   Index size() const noexcept { return storage_ == nullptr ? 0 : storage_->size; }
-  FrameStorage<Flight>& storage() const noexcept { return *storage_; }
+  FrameStorage<Flight, Words>& storage() const noexcept { return *storage_; }
 
  private:
   std::shared_ptr<Group> group_;
-  FrameStorage<Flight>* storage_ = nullptr;
+  FrameStorage<Flight, Words>* storage_ = nullptr;
 };
 
 }  // namespace syncbn::inline v0::detail

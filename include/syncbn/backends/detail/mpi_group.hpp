@@ -66,34 +66,51 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
   void set_timeout(Clock::duration timeout) noexcept { timeout_ = timeout; }
   std::uint64_t next_ordinal() noexcept { return layers_++; }
 
-  Storage* acquire(Index words) {
+  static void check_length(Index words) {
     if (words > INT_MAX) throw Error("a frame of " + std::to_string(words) + " words is too long for MPI");
+  }
+  Storage* acquire(Index words) {
+    check_length(words);
     return pool_.acquire(words, [this](MpiFlight& flight) { return landed(flight); });
   }
   void release(Storage& storage) noexcept { storage.owned = false; }
 
-  void start(Storage& storage) {
+  void check_usable() const {
+    if (!usable()) throw CommunicatorError("the communicator is not usable any more: " + failure_);
+    check_running();
+  }
+
+  // Whether MPI will not touch the words any more. What fails here is told by finish(): MPI may have forgotten the request by
+  // then.
+  bool landed(MpiFlight& flight) noexcept {
+    if (flight.request == MPI_REQUEST_NULL) return true;
+    if (!usable() || flight.status != MPI_SUCCESS || !running()) return false;
+    int done = 0;
+    flight.status = MPI_Test(&flight.request, &done, MPI_STATUS_IGNORE);
+    return flight.status == MPI_SUCCESS && done != 0;
+  }
+
+  // The words of a frame that is as long as acquire() allows.
+  void start(double* words, Index size, MpiFlight& flight) {
     check_usable();
-    storage.flight = {};
-    const int status = MPI_Iallreduce(MPI_IN_PLACE, storage.words.get(), static_cast<int>(storage.size), MPI_DOUBLE,
-                                      MPI_SUM, communicator_, &storage.flight.request);
+    flight = {};
+    const int status = MPI_Iallreduce(MPI_IN_PLACE, words, static_cast<int>(size), MPI_DOUBLE, MPI_SUM, communicator_,
+                                      &flight.request);
     if (status != MPI_SUCCESS) fail("MPI_Iallreduce: " + message(status));
   }
 
   // True whenever finish() will not wait: it may throw at once.
-  bool poll(Storage& storage) noexcept {
-    MpiFlight& flight = storage.flight;
+  bool poll(MpiFlight& flight) noexcept {
     if (!usable() || landed(flight) || flight.status != MPI_SUCCESS) return true;
     if (flight.deadline == Clock::time_point()) flight.deadline = deadline();
     return Clock::now() >= flight.deadline;
   }
 
-  void finish(Storage& storage) {
+  void finish(MpiFlight& flight) {
     check_usable();
     // Ranks may share cores: give way at once, and sleep when it takes long.
     constexpr auto patience = std::chrono::milliseconds(2);
     const auto begin = Clock::now();
-    MpiFlight& flight = storage.flight;
     if (flight.status != MPI_SUCCESS) fail("MPI_Test: " + message(flight.status));
     // Time spent on other work before anybody asked does not count.
     if (flight.deadline == Clock::time_point() || flight.deadline > begin) flight.deadline = deadline();
@@ -211,23 +228,10 @@ class MpiGroup : public std::enable_shared_from_this<MpiGroup> {
     return false;
   }
 
-  // What fails here is told by finish(): MPI may have forgotten the request by then.
-  bool landed(MpiFlight& flight) noexcept {
-    if (flight.request == MPI_REQUEST_NULL) return true;
-    if (!usable() || flight.status != MPI_SUCCESS) return false;
-    int done = 0;
-    flight.status = MPI_Test(&flight.request, &done, MPI_STATUS_IGNORE);
-    return flight.status == MPI_SUCCESS && done != 0;
-  }
-
   Clock::time_point deadline() const noexcept {
     return Clock::now() + std::min<Clock::duration>(timeout_, std::chrono::hours(24 * 365));
   }
 
-  void check_usable() const {
-    if (!usable()) throw CommunicatorError("the communicator is not usable any more: " + failure_);
-    check_running();
-  }
   [[noreturn]] void fail(std::string why) {
     failure_ = std::move(why);
     throw CommunicatorError(failure_);

@@ -219,8 +219,8 @@ class ThreadGroup {
     const auto words = static_cast<std::size_t>(sum.parts.front()->size);
     for (std::size_t i = 0; i < words; ++i) {
       double total = 0;
-      for (const Storage* part : sum.parts) total += part->words[i];
-      for (const Storage* part : sum.parts) part->words[i] = total;
+      for (const Storage* part : sum.parts) total += part->words.get()[i];
+      for (const Storage* part : sum.parts) part->words.get()[i] = total;
     }
   }
 
