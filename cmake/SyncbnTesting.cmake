@@ -94,6 +94,31 @@ function(syncbn_add_ranked_tests target)
   endforeach()
 endfunction()
 
+# syncbn_write_plug(folder LAUNCHER name [BACKEND type] [COMMUNICATOR type] HEADER file...): plug_under_test.hpp, which tells the
+# laws what they are about; those of ranks are run by conformance/<name>.hpp.
+function(syncbn_write_plug folder)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "LAUNCHER;BACKEND;COMMUNICATOR" "HEADER")
+  set(aliases "")
+  if(arg_BACKEND)
+    string(APPEND aliases "using BackendUnderTest = ${arg_BACKEND};\n")
+  endif()
+  if(arg_COMMUNICATOR)
+    string(APPEND aliases "using CommunicatorUnderTest = ${arg_COMMUNICATOR};\n")
+  endif()
+  list(TRANSFORM arg_HEADER REPLACE "(.+)" "#include <\\1>" OUTPUT_VARIABLE includes)
+  list(JOIN includes "\n" includes)
+  file(CONFIGURE OUTPUT "${folder}/plug_under_test.hpp" @ONLY CONTENT [[
+#pragma once
+
+@includes@
+
+#include "conformance/@arg_LAUNCHER@.hpp"
+
+namespace syncbn_test {
+@aliases@}
+]])
+endfunction()
+
 # syncbn_add_conformance(NAME name KIND backend|communicator TYPE type | KIND layer BACKEND type COMMUNICATOR type
 #                        HEADER file... RANKS n...
 #                        [LAUNCHER mpi] [LIBS target...] [LABELS label...] [TIMEOUT seconds])
@@ -135,31 +160,13 @@ function(syncbn_add_conformance)
     set(launcher mpi_launcher)
   endif()
 
-  # What the laws are told: plug_under_test.hpp.
   string(TOUPPER ${arg_KIND} kind)
   if(arg_TYPE)
     set(arg_${kind} "${arg_TYPE}")
   endif()
-  set(aliases "")
-  if(arg_BACKEND)
-    string(APPEND aliases "using BackendUnderTest = ${arg_BACKEND};\n")
-  endif()
-  if(arg_COMMUNICATOR)
-    string(APPEND aliases "using CommunicatorUnderTest = ${arg_COMMUNICATOR};\n")
-  endif()
-  list(TRANSFORM arg_HEADER REPLACE "(.+)" "#include <\\1>" OUTPUT_VARIABLE includes)
-  list(JOIN includes "\n" includes)
   set(plug_dir "${CMAKE_CURRENT_BINARY_DIR}/${target}.plug")
-  file(CONFIGURE OUTPUT "${plug_dir}/plug_under_test.hpp" @ONLY CONTENT [[
-#pragma once
-
-@includes@
-
-#include "conformance/@launcher@.hpp"
-
-namespace syncbn_test {
-@aliases@}
-]])
+  syncbn_write_plug(
+    "${plug_dir}" LAUNCHER ${launcher} BACKEND "${arg_BACKEND}" COMMUNICATOR "${arg_COMMUNICATOR}" HEADER ${arg_HEADER})
   syncbn_add_test_executable(${target} ${mpi} SOURCES "${laws}" LIBS ${arg_LIBS})
   target_include_directories(${target} PRIVATE "${plug_dir}")
   target_compile_definitions(${target} PRIVATE SYNCBN_TEST_FULL=$<BOOL:${SYNCBN_TEST_FULL}>)

@@ -107,3 +107,36 @@ foreach(pair IN LISTS pairs)
     WHAT NAME ${pair} KIND layer BACKEND "${type_of_${b}}" COMMUNICATOR ${type_of_${c}}
          HEADER ${${b}_HEADER} ${${c}_HEADER} RANKS ${${c}_RANKS} LAUNCHER ${${c}_LAUNCHER})
 endforeach()
+
+# The same laws where the emulator runs threads and blocks in another order, and streams as late as it can: what is right in
+# one order alone is a race.
+function(syncbn_add_orders target ranks)
+  if(NOT TARGET ${target})
+    return()
+  endif()
+  foreach(order IN LISTS ARGN)
+    string(REPLACE "_" ";" words ${order}) # order, seed, whether streams are late
+    list(GET words 0 name)
+    list(GET words 1 seed)
+    list(GET words 2 late)
+    set(test ${target}.np${ranks}.${order})
+    add_test(NAME ${test} COMMAND ${target})
+    set_tests_properties(
+      ${test}
+      PROPERTIES
+        LABELS "conformance;cuda" TIMEOUT 300 PROCESSORS ${ranks}
+        ENVIRONMENT "SYNCBN_TEST_RANKS=${ranks};CUDA_EMULATION_ORDER=${name};CUDA_EMULATION_SEED=${seed};CUDA_EMULATION_DEFERRED=${late}")
+  endforeach()
+endfunction()
+if(SYNCBN_TEST_FULL)
+  set(orders descending_1_0 shuffled_1_0 shuffled_2_1 shuffled_3_1)
+  foreach(target cuda cuda_f64 cuda.single_process)
+    syncbn_add_orders(conformance.${target} 1 ${orders})
+  endforeach()
+  foreach(target cuda.staged_thread cuda.nccl)
+    syncbn_add_orders(conformance.${target} 2 ${orders})
+  endforeach()
+elseif(NOT SYNCBN_TEST_REDUCED)
+  syncbn_add_orders(conformance.cuda 1 shuffled_1_1)
+  syncbn_add_orders(conformance.cuda.nccl 2 shuffled_2_0)
+endif()

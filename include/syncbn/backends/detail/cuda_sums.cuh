@@ -59,15 +59,12 @@ struct MomentsPass {
   }
   static __device__ __forceinline__ ChannelMoments result(double count, TwoSums sums, double centre) {
     if (count == 0) return {};
-    const double shift = sums.first / count;
-    const double m2 = sums.second - sums.first * shift;
-    return {count, centre + shift, m2 < 0 ? 0 : m2};
+    return from_centred_sums(count, centre, {sums.first, sums.second});
   }
   // With the sums of parts, about the mean of the first of them: at most 1 + parts times M2.
   static __device__ __forceinline__ void add_part(TwoSums& sums, ChannelMoments part, double centre) {
-    const double d = part.mean - centre;
-    sums.first += part.count * d;
-    sums.second += part.m2 + part.count * d * d;
+    const ChannelSums added = to_centred_sums(part, centre);
+    sums = sums + TwoSums{added.s1, added.s2};
   }
 };
 
