@@ -1,7 +1,6 @@
 // The real NCCL where there is no driver, or no device: whatever is called, our exception comes, and nothing crashes or hangs.
 
 #include <chrono>
-#include <cstdio>
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 #include <string>
@@ -11,7 +10,6 @@
 #include <syncbn/backends/thread_communicator.hpp>
 
 #include "support/catch.hpp"
-#include "support/run_catch.hpp"
 #include "support/thread_ranks.hpp"
 #include "support/thrown_by.hpp"
 
@@ -42,14 +40,4 @@ TEST_CASE("nccl without a device: all ranks learn that there is none") {
     INFO(text);
     CHECK(text.find("CommunicatorError: ") == 0);
   }
-}
-
-int main(int argc, char** argv) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0) {
-    std::puts("skipped: there is a CUDA device");
-    return 77;
-  }
-  static_cast<void>(cudaGetLastError());
-  return syncbn_test::run_catch(argc, argv);
 }

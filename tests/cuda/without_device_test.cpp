@@ -1,6 +1,5 @@
 // The real runtime where there is no driver, or no device: whatever is called, our exception comes, and nothing crashes.
 
-#include <cstdio>
 #include <string>
 
 #include <syncbn/backends/cuda_buffer.hpp>
@@ -9,7 +8,6 @@
 
 #include "cuda/host_of_kernels.hpp"
 #include "support/catch.hpp"
-#include "support/run_catch.hpp"
 
 TEST_CASE("without a device, every entry is an exception of ours") {
   CHECK_THROWS_AS(syncbn_test::make_backend(), syncbn::CudaError);
@@ -28,14 +26,4 @@ TEST_CASE("without a device, every entry is an exception of ours") {
   copy = buffer;
   CHECK(copy.data() == nullptr);
   CHECK_THROWS_WITH(buffer.resize(3), Catch::Matchers::Contains("cuda"));
-}
-
-int main(int argc, char** argv) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0) {
-    std::puts("skipped: there is a CUDA device");
-    return 77;
-  }
-  static_cast<void>(cudaGetLastError());
-  return syncbn_test::run_catch(argc, argv);
 }
