@@ -226,7 +226,7 @@ def main():
     arguments = parser.parse_args()
     with open(arguments.json) as file:
         data = json.load(file)
-    cases = [Case(row) for row in data["benchmarks"]]
+    cases = [Case(row) for row in data["benchmarks"] if not row.get("error_occurred")]
     table = markdown(cases, data["context"])
     if arguments.markdown:
         with open(arguments.markdown, "w") as file:

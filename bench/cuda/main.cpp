@@ -60,6 +60,7 @@ class Device final : public Machine {
   void read(const std::byte* from, std::size_t bytes, std::byte* to) override {
     check(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
   }
+  bool keeps_caches() const override { return false; }
   // The time that the device is busy with a call, tensors being in memory: before each, something else is read into its
   // cache. That takes long enough for the host to have put the call into the stream.
   double seconds_of(const std::function<void()>& call, int calls) override {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <functional>
 #include <numeric>
 #include <random>
@@ -73,8 +74,11 @@ struct Entry {
 Entry warm_up(Machine& machine, const std::string& name, const std::function<void()>& run) {
   const double first = machine.seconds_of(run, 1);
   const double seconds = std::max(machine.seconds_of(run, 3), 1e-9);
-  const int calls = static_cast<int>(std::clamp(50e-6 / seconds, 1.0, 2000.0));
-  const int calls_before = static_cast<int>(std::clamp(100e-6 / seconds, 1.0, 2000.0));
+  const auto calls_of = [&](double time) {
+    return machine.keeps_caches() ? static_cast<int>(std::clamp(time / seconds, 1.0, 2000.0)) : 1;
+  };
+  const int calls = calls_of(50e-6);
+  const int calls_before = calls_of(100e-6);
   return {name, run, calls, calls_before, (calls + calls_before) * std::min(first, machine.seconds_of(run, 2)), {}};
 }
 
@@ -121,6 +125,7 @@ bool run_case(benchmark::State& state, const Case& c, const std::vector<Contende
   for (const Contender& contender : contenders) {
     const Run run = contender.make(c, buffers);
     if (!run.call) continue;
+    if (!c.in_place) machine.room(2, c.bytes());  // what a contender does not write is not to look like a result
     run.call();
     // In place, each call has the results of the one before as its input.
     if (run.result && !c.in_place) {
@@ -167,9 +172,15 @@ int run(int argc, char** argv, Machine& machine, const std::vector<Contender>& c
   }
   bool all_agree = true;
   for (const Case& c : cases(full)) {
-    benchmark::RegisterBenchmark(
-        c.text().c_str(),
-        [&, c](benchmark::State& s) { all_agree = run_case(s, c, contenders, machine, options) && all_agree; })
+    benchmark::RegisterBenchmark(c.text().c_str(),
+                                 [&, c](benchmark::State& s) {
+                                   try {
+                                     all_agree = run_case(s, c, contenders, machine, options) && all_agree;
+                                   } catch (const std::exception& e) {  // no memory, for example
+                                     all_agree = false;
+                                     s.SkipWithError(e.what());
+                                   }
+                                 })
         ->Iterations(1)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);

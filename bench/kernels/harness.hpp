@@ -23,6 +23,8 @@ class Machine {
   virtual std::byte* room(std::size_t which, std::size_t bytes) = 0;
   virtual void write(const std::byte* from, std::size_t bytes, std::byte* to) = 0;
   virtual void read(const std::byte* from, std::size_t bytes, std::byte* to) = 0;
+  /// @brief Whether a call finds in the caches what the last one has left there.
+  virtual bool keeps_caches() const { return true; }
   /// @brief The time of a call, of so many.
   virtual double seconds_of(const std::function<void()>& call, int calls) = 0;
 };

@@ -62,9 +62,9 @@ inline double difference(const Case& c, const std::vector<std::byte>& a, const s
   for (Index i = 0; i < c.elements(); i += step) {
     const double expected = load(c.format, a.data(), i);
     largest = std::max(largest, std::abs(expected));
-    // Not max(): a NaN is to stay.
     const double difference = std::abs(load(c.format, b.data(), i) - expected);
-    if (!(difference <= apart)) apart = difference;
+    if (std::isnan(difference)) return difference;
+    apart = std::max(apart, difference);
   }
   return apart / (largest * tolerance(c));
 }

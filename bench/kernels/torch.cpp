@@ -109,8 +109,9 @@ Run make(const Case& c, const Buffers& buffers) {
       forward();  // some versions have only this
       return run_and_copy(forward);
     }
-  } catch (const c10::Error&) {
-    return {};  // not implemented there
+  } catch (const c10::Error& e) {
+    std::fprintf(stderr, "%s: LibTorch does not take part: %s\n", c.text().c_str(), e.what_without_backtrace());
+    return {};
   }
 }
 

@@ -10,20 +10,22 @@
 
 #include <syncbn/backends/cuda_queue.hpp>
 #include <syncbn/backends/cuda_space.hpp>
+#include <syncbn/backends/detail/cuda_handles.hpp>
 #include <syncbn/backends/detail/cuda_mpi_group.hpp>
 #include <syncbn/concepts.hpp>
 
 namespace syncbn::inline v0 {
 
-/// @brief The ranks of an MPI communicator, by an MPI that takes device pointers: frames stay in the device's memory, and MPI
-/// finds its own way between devices.
+/// @brief The ranks of an MPI communicator, by an MPI that takes device pointers in MPI_Iallreduce: frames stay in the device's
+/// memory, and MPI finds its own way between devices.
 ///
-/// Whether MPI does is for the user to know (MPIX_Query_cuda_support() of mpi-ext.h): one that does not ends the process. Any
-/// MPI can be had by Staged<MpiCommunicator>.
+/// Whether MPI does is for the user to know: one that does not ends the process. MPIX_Query_cuda_support() does not tell: Open
+/// MPI's own non-blocking collectives add up on the host. Any MPI can be had by Staged<MpiCommunicator>.
 ///
 /// MPI knows no streams: the host waits for the stream before a sum, and for the sum. So a step cannot be captured in a CUDA
 /// graph; faults of the fabric are thrown by the call itself; but what ranks disagree about is judged on the device, and told
-/// later (see Exchange and BatchNorm::synchronize()). In all other respects as MpiCommunicator.
+/// later (see Exchange and BatchNorm::synchronize()). Layers whose frames differ in size must not meet in one sum: MPI does not
+/// promise to find out. Life and death of the group are those of MpiCommunicator.
 /// @determinism{that of MPI_Iallreduce}
 class CudaAwareMpiCommunicator {
  public:
@@ -71,11 +73,11 @@ class CudaAwareMpiCommunicator {
   /// @throws CommunicatorError past the deadline; MPI cannot tell which ranks are missing.
   void finish(frame& f, CudaQueue&) { mpi().finish(f.storage().flight); }
 
-  /// @brief Throws if the group is not usable any more, or what failed on this rank since the last call.
+  /// @brief Throws what failed on this rank in the last sum, or if the group is not usable any more.
   /// @throws CommunicatorError @throws CudaError @throws Error if a stream was captured.
   void check(CudaQueue&) {
-    mpi().check_usable();
     group_->tell_failure();
+    mpi().check_usable();
   }
   /// @brief As check(), and waits for the stream, which has no sums in it. @param queue  the stream.
   /// @throws CommunicatorError @throws CudaError if the stream's work failed.
@@ -87,6 +89,7 @@ class CudaAwareMpiCommunicator {
   const double* stopped() const noexcept { return group_->stopped(); }
   /// @brief A word for reports. @return the mailbox. @throws CudaError
   mailbox open_mailbox() {
+    const detail::RelaxedCapture relaxed;
     mailbox result;
     result.word_ = detail::PinnedWords(1);
     return result;

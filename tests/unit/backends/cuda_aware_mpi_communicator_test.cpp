@@ -50,9 +50,11 @@ TEST_CASE("cuda-aware MPI: a device that cannot take part on one rank is an exce
   CHECK(c.usable());
   CHECK(layer.num_batches_tracked() == 1);
   CHECK(from_backend(backend, std::as_const(layer).running_mean().data(), 3) == mean);
+  step();  // and all go on
+  CHECK(layer.num_batches_tracked() == 2);
 }
 
-TEST_CASE("cuda-aware MPI: frames under way when a rank lets go of them belong to nobody else", "[cuda]") {
+TEST_CASE("cuda-aware MPI: a frame that has landed has another owner, and one at a time", "[cuda]") {
   CudaAwareMpiCommunicator c;
   syncbn::CudaQueue queue{nullptr};
   double* first = nullptr;

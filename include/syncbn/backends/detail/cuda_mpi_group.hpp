@@ -21,6 +21,7 @@ namespace syncbn::inline v0::detail {
 class DeviceWords {
  public:
   explicit DeviceWords(Index size) : size_(size) {
+    const RelaxedCapture relaxed;
     void* p = nullptr;
     cuda::check(cudaMalloc(&p, bytes()), "cudaMalloc");
     words_ = static_cast<double*>(p);
@@ -32,9 +33,18 @@ class DeviceWords {
   double* get() const noexcept { return words_; }
   // Kernels of an earlier owner, in whatever stream, may still be using them.
   void clear() {
+    const RelaxedCapture relaxed;
     cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     cuda::check(cudaMemset(words_, 0, bytes()), "cudaMemset");
     cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  }
+  // Whether the device could do that. A double of nothing but ones is a NaN.
+  bool fill_with_nan(cudaStream_t stream) noexcept {
+    const RelaxedCapture relaxed;
+    const bool done =
+        cudaMemsetAsync(words_, 0xff, bytes(), stream) == cudaSuccess && cudaStreamSynchronize(stream) == cudaSuccess;
+    if (!done) static_cast<void>(cudaGetLastError());
+    return done;
   }
 
  private:
@@ -70,19 +80,18 @@ class CudaMpiGroup {
   }
   void release(Storage& storage) noexcept { storage.owned = false; }
 
-  // MPI knows no streams: the words have to be there. A device that cannot say so sends what is no frame, in this sum and the
-  // next, and tell_failure() has the reason.
+  // MPI knows no streams: the words have to be there. Where the device cannot say so, this rank sends what is no frame (from host
+  // memory, if that is all there is), and tell_failure() has the reason.
   void start(Storage& storage, cudaStream_t stream) {
-    const std::exception_ptr failure = await(stream);
+    failure_ = await(stream);  // of this sum; what became of earlier ones has been judged
     double* words = storage.words.get();
-    if (failure != nullptr) {
-      if (failure_ == nullptr) failure_ = failure;
+    if (failure_ != nullptr && !storage.words.fill_with_nan(setup_.get())) {
       storage.flight.instead.assign(static_cast<std::size_t>(storage.size), std::numeric_limits<double>::quiet_NaN());
       words = storage.flight.instead.data();
     }
     mpi_->start(words, storage.size, storage.flight);
   }
-  // Throws what has failed on this rank since the last call.
+  // Throws what has failed on this rank in the last sum.
   void tell_failure() {
     if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
@@ -94,7 +103,7 @@ class CudaMpiGroup {
       if (is_captured(stream)) throw Error("sums over MPI cannot be captured in a CUDA graph");
       cuda::check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
       return nullptr;
-    } catch (const Error&) {
+    } catch (...) {
       return std::current_exception();
     }
   }
@@ -103,6 +112,7 @@ class CudaMpiGroup {
   std::unique_ptr<FramePool<CudaMpiFlight, DeviceWords>> pool_ =
       std::make_unique<FramePool<CudaMpiFlight, DeviceWords>>();
   PinnedWords stopped_;
+  CudaStream setup_;
   std::exception_ptr failure_;
 };
 
