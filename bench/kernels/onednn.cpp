@@ -96,7 +96,9 @@ class Problem {
       arguments_.emplace(DNNL_ARG_DIFF_SHIFT, per_channel(c, {}, 0));
     }
     arguments_.erase(DNNL_ARG_DST);
-    arguments_.erase(DNNL_ARG_SHIFT);  // no input of the gradient; version 3 refuses it
+#if DNNL_VERSION_MAJOR >= 3
+    arguments_.erase(DNNL_ARG_SHIFT);  // no input of the gradient; version 2 wants it all the same, on some processors
+#endif
     primitive_ = batch_normalization_backward(backward_desc(engine_, data_, flags, forward));
   }
 
