@@ -1,5 +1,6 @@
 // oneDNN's batch normalization, by the API of version 2 or 3: in the layout of the case, and in its own blocked one.
 
+#include <cstdio>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -153,8 +154,10 @@ Run make(const Case& c, const Buffers& buffers, bool blocked) {
               problem->run();
             },
             [problem] { return problem->result(); }};
-  } catch (const dnnl::error&) {
-    return {};  // not implemented there
+  } catch (const dnnl::error& e) {
+    std::fprintf(stderr, "%s: oneDNN%s does not take part: %s\n", c.text().c_str(), blocked ? ", blocked," : "",
+                 e.what());
+    return {};
   }
 }
 

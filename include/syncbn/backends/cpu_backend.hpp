@@ -53,7 +53,7 @@ class CpuBackend {
     return std::same_as<Parameter, double> || kind != ScalarKind::f64;
   }
 
-  /// @brief Host code has no queue. @return a placeholder.
+  /// @brief Host code has no queue. @return an empty object: what is to be done has been done when a call returns.
   queue_type& queue() noexcept { return queue_; }
   /// @brief How tasks are run. @return the executor.
   const Executor& executor_policy() const noexcept { return executor_; }
