@@ -5,46 +5,17 @@
 
 #include <syncbn/backends/cpu_backend.hpp>
 #include <syncbn/backends/openmp_executor.hpp>
-#include <syncbn/batch_norm.hpp>
 
 #include "case.hpp"
+#include "run_of_layer.hpp"
 
 namespace bench {
 namespace {
 
-template <class T, class P, class Executor>
-Run make_for(const Case& c, const Buffers& buffers) {
-  using Backend = syncbn::CpuBackend<P, Executor>;
-  using Layer = syncbn::BatchNorm<syncbn::any_dims, Backend>;
-  const auto view = [&]<class U>(std::byte* data, const std::vector<Index>& strides, U*) {
-    return syncbn::TensorView<U>(static_cast<U*>(static_cast<void*>(data)), c.extents, strides);
-  };
-  auto layer = std::make_shared<Layer>(c.channels(), syncbn::BatchNormOptions{.affine = c.affine});
-  auto saved = std::make_shared<typename Layer::Saved>();
-  for (Index k = 0; c.affine && k < c.channels(); ++k) {
-    layer->weight()[k] = static_cast<P>(buffers.weight[static_cast<std::size_t>(k)]);
-    layer->bias()[k] = static_cast<P>(buffers.bias[static_cast<std::size_t>(k)]);
-  }
-  const syncbn::TensorView<const T> x = view(buffers.x, c.input_strides(), static_cast<T*>(nullptr));
-  const syncbn::TensorView<const T> dy = view(buffers.dy, c.input_strides(), static_cast<T*>(nullptr));
-  const syncbn::TensorView<T> y = view(buffers.y, c.strides(), static_cast<T*>(nullptr));
-  const auto result = [data = buffers.y] { return data; };
-  switch (c.pass) {
-    case Pass::forward:
-      return {[=] { layer->forward(x, y, *saved); }, result};
-    case Pass::inference:
-      return {[=] { layer->infer(x, y); }, result};
-    case Pass::backward:
-      layer->forward(x, y, *saved);
-      return {[=] { layer->backward(dy, x, *saved, y); }, result};
-  }
-  return {};
-}
-
 template <class T, class P>
 Run make_with_threads(const Case& c, const Buffers& buffers) {
-  if (c.threads == 1) return make_for<T, P, syncbn::SerialExecutor>(c, buffers);
-  return make_for<T, P, syncbn::OpenMpExecutor>(c, buffers);
+  if (c.threads == 1) return run_of_layer<T, syncbn::CpuBackend<P, syncbn::SerialExecutor>>(c, buffers);
+  return run_of_layer<T, syncbn::CpuBackend<P, syncbn::OpenMpExecutor>>(c, buffers);
 }
 
 Run make(const Case& c, const Buffers& buffers) {
