@@ -15,6 +15,11 @@ inline constexpr int lane_count = 8;
 struct Lanes {
   static constexpr int width = packet_size<double>;
   static constexpr int count = lane_count / width;
+#if defined(EIGEN_VECTORIZE_AVX512)
+  static constexpr bool loads_some_at_once = true;
+#else
+  static constexpr bool loads_some_at_once = false;
+#endif
   Packet<double> part[count];
 
   static Lanes all(double value) noexcept {
@@ -78,7 +83,7 @@ struct Lanes {
 inline double sum_of_lanes(const double* v) noexcept {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
-inline double sum_of_lanes(const Lanes& lanes) noexcept {
+SYNCBN_ALWAYS_INLINE double sum_of_lanes(const Lanes& lanes) noexcept {
   double values[lane_count];
   lanes.store(values);
   return sum_of_lanes(values);

@@ -44,7 +44,7 @@ SYNCBN_ALWAYS_INLINE void unrolled(const F& f) noexcept {
 }
 
 // `count` blocks of n elements each, walked side by side: where their elements are neighbours, in pieces as long as the
-// shortest run that is left; otherwise gathered first, as are runs so short that pieces would be shorter than lanes.
+// shortest run that is left; otherwise gathered first, as are runs so short that pieces would end within lanes too often.
 template <std::size_t count, class Storage, std::size_t Operands>
 class Blocks {
  public:
@@ -95,11 +95,12 @@ class Blocks {
   }
 
  private:
-  // Runs that all blocks begin together are walked one by one; others cut each other into pieces.
+  // Of runs that all blocks begin together short ones are walked too, where an instruction loads a part of the lanes; others
+  // cut each other into pieces.
   template <class PlaceOf>
   static bool has_long_pieces(const Geometry<Operands>& geometry, const PlaceOf& place) noexcept {
     constexpr Index long_enough = 16 * lane_count;
-    bool together = true;
+    bool together = Lanes::loads_some_at_once;
     for (std::size_t k = 1; k < count; ++k) together = together && place(k).first == place(0).first;
     return together || geometry.run_length() >= long_enough || geometry.run_length() % lane_count == 0;
   }

@@ -25,8 +25,7 @@ struct MomentsPass {
   using Element = Storage;
   using Sum = ChannelMoments;
 
-  explicit MomentsPass(TensorView<const Storage> x) noexcept
-      : geometry(x), grid(geometry.elements), data(x.data()), end(x.data() + x.size()) {}
+  explicit MomentsPass(TensorView<const Storage> x) noexcept : geometry(x), grid(geometry.elements), data(x.data()) {}
 
   void channels(ChannelRange range, Sum* out) const noexcept {
     sum_channels(grid, range, channels_side_by_side<Storage>(geometry, grid), out, summer());
@@ -36,7 +35,7 @@ struct MomentsPass {
   }
   template <class Put>
   void columns(ChannelRange range, Index block, const Put& put) const noexcept {
-    const Slab<Storage, 1> slab{{data + range.first}, {end}, range.size(), asks_ahead(bytes_of<Storage>(geometry))};
+    const Slab<Storage, 1> slab{{data + range.first}, range.size(), asks_ahead(bytes_of<Storage>(geometry))};
     const Cursor<1> cursor(geometry, grid.first_element(block));
     const Index n = grid.size_of(block);
     if (!with_few_columns(geometry, [&](auto few) { moments_of_few_columns<few()>(slab, cursor, n, put); })) {
@@ -47,7 +46,6 @@ struct MomentsPass {
   Geometry<1> geometry;
   Grid grid;
   const Storage* data;
-  const Storage* end;
 
  private:
   auto summer() const noexcept { return moments_summer(data, geometry, grid); }
@@ -60,11 +58,7 @@ struct GradientPass {
   using Sum = TwoSums;
 
   GradientPass(TensorView<const Storage> dy, TensorView<const Storage> x, const double* mean_of_x) noexcept
-      : geometry(dy, x),
-        grid(geometry.elements),
-        data{dy.data(), x.data()},
-        end{dy.data() + dy.size(), x.data() + x.size()},
-        mean(mean_of_x) {}
+      : geometry(dy, x), grid(geometry.elements), data{dy.data(), x.data()}, mean(mean_of_x) {}
 
   void channels(ChannelRange range, Sum* out) const noexcept {
     sum_channels(grid, range, channels_side_by_side<Storage>(geometry, grid), out, summer());
@@ -75,7 +69,7 @@ struct GradientPass {
   template <class Put>
   void columns(ChannelRange range, Index block, const Put& put) const noexcept {
     const Slab<Storage, 2> slab{
-        {data[0] + range.first, data[1] + range.first}, end, range.size(), asks_ahead(bytes_of<Storage>(geometry))};
+        {data[0] + range.first, data[1] + range.first}, range.size(), asks_ahead(bytes_of<Storage>(geometry))};
     const Cursor<2> cursor(geometry, grid.first_element(block));
     const Index n = grid.size_of(block);
     const double* const means = mean + range.first;
@@ -88,7 +82,6 @@ struct GradientPass {
   Geometry<2> geometry;
   Grid grid;
   std::array<const Storage*, 2> data;
-  std::array<const Storage*, 2> end;
   const double* mean;
 
  private:
@@ -175,7 +168,7 @@ void sum_all(const Executor& executor, const Pass& pass, std::vector<typename Pa
   sums.resize(static_cast<std::size_t>(channels * grid.segments));
   Sum* const partial = sums.data();
   const Index width = slab_channels<Storage, Executor>(grid);
-  const Index slabs = in_columns(pass.geometry) ? slabs_of(channels, width, pass.geometry.dense_rows()) : 0;
+  const Index slabs = in_columns(pass.geometry) ? slabs_of(channels, width) : 0;
   if (slabs == 0) {
     executor.run(channels * grid.segments,
                  [&](Index task) { partial[task] = pass.row(task / grid.segments, task % grid.segments); });
