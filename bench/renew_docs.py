@@ -2,8 +2,9 @@
 """bench/renew_docs.py [FOLDER...]: puts the tables and charts that tools/bench has written into docs/.
 
 In docs/benchmarks.md, what stands between the lines `<!-- begin NAME -->` and `<!-- end -->` becomes FOLDER/NAME.md, for those
-names that the folders have (build/bench-debian and build/bench-newest, whose kernels are called kernels_newest). Text around
-them, which says what the figures mean, is left to people.
+names that the folders have: build/bench-debian and build/bench-newest, whose kernels are called kernels_newest. Kernels that ran
+on a processor without AVX-512 are called kernels_avx2, and have no chart there. Text around the tables, which says what the
+figures mean, is left to people.
 """
 
 import pathlib
@@ -48,12 +49,13 @@ def fabric(text, gathers):
     return table(head, rows_of("\n|\n|\n" + text))
 
 
-def kernels(text):
-    """Case by case only f32, trained by one thread."""
+def kernels(text, variants=True):
+    """Case by case only f32, trained by one thread; without variants the means are plain ones only."""
     kept = []
     for line in text.splitlines():
         is_case = re.match(r"\| (forward|backward|inference)/", line)
-        if not is_case or re.match(r"\| (forward|backward)/f32/[^ ]*/t1 ", line):
+        is_variant = re.match(r"\| \w+ \| \w+ \| [^|]* \| \d \| \w+ \|", line)
+        if re.match(r"\| (forward|backward)/f32/[^ ]*/t1 ", line) or not (is_case or is_variant and not variants):
             kept.append(line)
     return "\n".join(kept) + "\n"
 
@@ -61,6 +63,10 @@ def kernels(text):
 def pieces(folder):
     """Name and text of all that a folder has."""
     newest = (folder / "peers").is_dir()
+    file = folder / "kernels.md"
+    if file.exists() and "Ours: syncbn_avx512" not in file.read_text():
+        yield "kernels_avx2", kernels(file.read_text(), variants=False)
+        return
     for file in folder.glob("*.md"):
         text = file.read_text()
         if file.stem == "kernels":

@@ -12,7 +12,6 @@ import math
 import re
 import sys
 
-L2_BYTES = 2 << 20
 CACHE_BYTES = 16 << 20
 PEERS = {"onednn": "oneDNN", "onednn.blocked": "oneDNN blocked", "cudnn": "cuDNN", "cudnn.persistent": "cuDNN persistent", "torch": "LibTorch",
          "syncbn_avx2": "AVX2", "syncbn_sse2": "SSE2"}
@@ -21,7 +20,8 @@ IN_THE_SAME_LAYOUT = ("onednn", "cudnn", "cudnn.persistent", "torch")
 
 
 class Case:
-    def __init__(self, row):
+    def __init__(self, row, second_cache):
+        self.second_cache = second_cache
         self.name = row["name"].split("/iterations")[0]
         parts = self.name.split("/")
         self.passing, self.format, self.layout = parts[:3]
@@ -61,7 +61,7 @@ class Case:
             return move
         channels = self.extents[1]
         inputs = 2 if self.passing == "backward" else 1
-        resident = self.bytes <= CACHE_BYTES if self.in_rows else inputs * self.bytes / channels <= L2_BYTES
+        resident = self.bytes <= CACHE_BYTES if self.in_rows else inputs * self.bytes / channels <= self.second_cache
         return move if resident else move + inputs * read
 
     def steps(self):
@@ -226,7 +226,9 @@ def main():
     arguments = parser.parse_args()
     with open(arguments.json) as file:
         data = json.load(file)
-    cases = [Case(row) for row in data["benchmarks"] if not row.get("error_occurred")]
+    caches = [cache["size"] for cache in data["context"].get("caches", ()) if cache["level"] == 2]
+    second_cache = min(caches, default=2 << 20)
+    cases = [Case(row, second_cache) for row in data["benchmarks"] if not row.get("error_occurred")]
     table = markdown(cases, data["context"])
     if arguments.markdown:
         with open(arguments.markdown, "w") as file:

@@ -101,7 +101,9 @@ inline std::vector<std::vector<Index>> small_shapes() {
           {2, 1, 1},    {9, 16, 1, 1}};
 }
 inline std::vector<std::vector<Index>> large_shapes() { return {{7, 8, 100, 100}, {70000, 1}, {10, 9, 7000}}; }
-inline std::vector<std::vector<Index>> empty_shapes() { return {{0, 3, 4}, {4, 3, 0, 5}, {0, 3}, {0, 0}, {3, 0, 4}}; }
+inline std::vector<std::vector<Index>> empty_shapes() {
+  return {{0, 3, 4}, {4, 3, 0, 5}, {0, 3}, {0, 0}, {3, 0, 4}, {3, 0}};
+}
 
 // Large tensors go through the native layouts and one other unless everything is asked for.
 inline std::vector<Placement> placements_of(const std::vector<Index>& extents) {

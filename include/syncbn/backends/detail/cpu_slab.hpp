@@ -24,7 +24,8 @@ inline constexpr Index most_groups = most_slab_channels<Storage> / group_channel
 inline Index slabs_of(Index channels, Index slab_channels) noexcept {
   const Index rest = channels % slab_channels;
   const Index whole = channels / slab_channels;
-  return whole == 0 || rest >= group_channels ? whole + 1 : whole;
+  const bool joins = whole > 0 && rest < group_channels;
+  return rest == 0 || joins ? whole : whole + 1;
 }
 
 static_assert(most_tile_rows % (2 * lane_count) == 0);  // and those of a tile of two operands
