@@ -3,7 +3,7 @@
 
 In docs/benchmarks.md, what stands between the lines `<!-- begin NAME -->` and `<!-- end -->` becomes FOLDER/NAME.md, for those
 names that the folders have: build/bench-debian and build/bench-newest, whose kernels are called kernels_newest. Kernels that ran
-on a processor without AVX-512 are called kernels_avx2, and have no chart there. Text around the tables, which says what the
+on a processor without AVX-512 are called kernels_avx2, and are all that is taken from their folder. Text around the tables, which says what the
 figures mean, is left to people.
 """
 
@@ -54,7 +54,7 @@ def kernels(text, variants=True):
     kept = []
     for line in text.splitlines():
         is_case = re.match(r"\| (forward|backward|inference)/", line)
-        is_variant = re.match(r"\| \w+ \| \w+ \| [^|]* \| \d \| \w+ \|", line)
+        is_variant = re.match(r"\| \w+ \| \w+ \| [^|]* \| \d+ \| [^-|]", line)
         if re.match(r"\| (forward|backward)/f32/[^ ]*/t1 ", line) or not (is_case or is_variant and not variants):
             kept.append(line)
     return "\n".join(kept) + "\n"
@@ -64,7 +64,7 @@ def pieces(folder):
     """Name and text of all that a folder has."""
     newest = (folder / "peers").is_dir()
     file = folder / "kernels.md"
-    if file.exists() and "Ours: syncbn_avx512" not in file.read_text():
+    if not newest and file.exists() and re.search("Ours: syncbn_(avx2|sse2),", file.read_text()):
         yield "kernels_avx2", kernels(file.read_text(), variants=False)
         return
     for file in folder.glob("*.md"):

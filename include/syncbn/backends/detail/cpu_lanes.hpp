@@ -15,9 +15,12 @@ inline constexpr int lane_count = 8;
 struct Lanes {
   static constexpr int width = packet_size<double>;
   static constexpr int count = lane_count / width;
+  // Whether load_some() is an instruction.
 #if defined(EIGEN_VECTORIZE_AVX512)
-  static constexpr bool loads_some_at_once = true;
+  template <class Load>
+  static constexpr bool loads_some_at_once = std::is_floating_point_v<Load>;
 #else
+  template <class Load>
   static constexpr bool loads_some_at_once = false;
 #endif
   Packet<double> part[count];

@@ -89,7 +89,7 @@ struct Slab {
 template <std::size_t Operands>
 using TileOffsets = std::array<Index, Operands>[most_tile_rows];
 
-// Asks for the lines of a tile that comes next, in their order and one at a time: a walk down one tile reads as many lines
+// Asks for the lines of a tile that comes next, in their order and a few at a time: a walk down one tile reads as many lines
 // as the next one has, and all at once they would be too many to wait for.
 template <class Storage, std::size_t Operands>
 class TileAhead {
@@ -218,7 +218,6 @@ class PaddedTile {
 template <class Storage, std::size_t Operands, class Values>
 void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Index n, const ChannelPacket* origins,
               GroupSums* sums, const Values& values) noexcept {
-  const Index most_rows = tile_rows<Operands>(slab.asks_ahead);
   TileOffsets<Operands> buffers[2];
   const auto walk = [&](Index count, TileOffsets<Operands>& offset) {
     for (Index r = 0; r < count;) {
@@ -232,8 +231,8 @@ void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Inde
   };
   if (slab.channels < group_channels) {
     PaddedTile<Storage, Operands> padded;
-    for (Index done = 0; done < n; done += most_rows) {
-      const Index rows = std::min(n - done, most_rows);
+    for (Index done = 0; done < n; done += most_tile_rows) {
+      const Index rows = std::min(n - done, most_tile_rows);
       walk(rows, buffers[0]);
       auto tile = slab;
       padded.take(tile, buffers[0], rows);
@@ -242,6 +241,7 @@ void sum_rows(const Slab<Storage, Operands>& slab, Cursor<Operands> cursor, Inde
     }
     return;
   }
+  const Index most_rows = tile_rows<Operands>(slab.asks_ahead);
   Index rows = std::min(n, most_rows);
   walk(rows, buffers[0]);
   for (Index done = 0, tile = 0; done < n; ++tile) {

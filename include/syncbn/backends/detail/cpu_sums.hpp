@@ -100,7 +100,7 @@ class Blocks {
   template <class PlaceOf>
   static bool has_long_pieces(const Geometry<Operands>& geometry, const PlaceOf& place) noexcept {
     constexpr Index long_enough = 16 * lane_count;
-    bool together = Lanes::loads_some_at_once;
+    bool together = Lanes::loads_some_at_once<Storage>;
     for (std::size_t k = 1; k < count; ++k) together = together && place(k).first == place(0).first;
     return together || geometry.run_length() >= long_enough || geometry.run_length() % lane_count == 0;
   }

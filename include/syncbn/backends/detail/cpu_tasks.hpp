@@ -168,7 +168,7 @@ void sum_all(const Executor& executor, const Pass& pass, std::vector<typename Pa
   sums.resize(static_cast<std::size_t>(channels * grid.segments));
   Sum* const partial = sums.data();
   const Index width = slab_channels<Storage, Executor>(grid);
-  const Index slabs = in_columns(pass.geometry) ? slabs_of(channels, width) : 0;
+  const Index slabs = in_columns(pass.geometry) && channels > 1 ? slabs_of(channels, width) : 0;
   if (slabs == 0) {
     executor.run(channels * grid.segments,
                  [&](Index task) { partial[task] = pass.row(task / grid.segments, task % grid.segments); });
