@@ -13,6 +13,7 @@ write_basic_package_version_file(
   COMPATIBILITY SameMinorVersion
   ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/syncbnConfig.cmake ${PROJECT_BINARY_DIR}/syncbnConfigVersion.cmake
-              ${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake ${CMAKE_CURRENT_LIST_DIR}/SyncbnTesting.cmake DESTINATION ${package_dir})
+              ${CMAKE_CURRENT_LIST_DIR}/FindLibZip.cmake ${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake
+              ${CMAKE_CURRENT_LIST_DIR}/SyncbnTesting.cmake DESTINATION ${package_dir})
 install(DIRECTORY tests/conformance tests/support DESTINATION ${suite_dir})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -5,7 +5,9 @@ build_packages=(g++ cmake ninja-build libeigen3-dev)
 openmpi_packages=(libopenmpi-dev openmpi-bin)
 mpich_packages=(libmpich-dev mpich)
 bench_packages=(libbenchmark-dev libdnnl-dev libtorch-dev ocl-icd-opencl-dev opencl-headers python3-matplotlib)
-test_packages=("${build_packages[@]}" "${openmpi_packages[@]}" catch2)
+library_packages=(libdlpack-dev libxtensor-dev libzip-dev nlohmann-json3-dev python3-numpy
+  libarmadillo-dev libboost-dev libopencv-core-dev)
+test_packages=("${build_packages[@]}" "${openmpi_packages[@]}" "${library_packages[@]}" catch2)
 
 die() {
   printf '%s\n' "$*" >&2

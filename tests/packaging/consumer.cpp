@@ -5,11 +5,23 @@
 
 #include <syncbn/syncbn.hpp>
 
-#if WITH_OPENMP
+#ifdef WITH_OPENMP
 #include <syncbn/backends/openmp_executor.hpp>
 #endif
-#if WITH_MPI
+#ifdef WITH_MPI
 #include <syncbn/backends/mpi_communicator.hpp>
+#endif
+#ifdef WITH_DLPACK
+#include <syncbn/interop/dlpack.hpp>
+#endif
+#ifdef WITH_NPZ
+#include <syncbn/interop/npz.hpp>
+#endif
+#ifdef WITH_SAFETENSORS
+#include <syncbn/interop/safetensors.hpp>
+#endif
+#ifdef WITH_XTENSOR
+#include <syncbn/interop/xtensor.hpp>
 #endif
 
 int main() {

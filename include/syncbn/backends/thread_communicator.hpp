@@ -115,16 +115,20 @@ void run_thread_ranks(int ranks, const F& f) {
       fail("an exception of unknown type");
     }
   };
-  std::vector<std::jthread> threads;
+  std::vector<std::thread> threads;  // libc++ has no std::jthread yet
   threads.reserve(group.size());
+  const auto join = [&] {
+    for (std::thread& thread : threads) thread.join();
+  };
   try {
     for (const ThreadCommunicator& communicator : group) threads.emplace_back(body, communicator);
   } catch (...) {
     // Those that run wait for the others.
     for (std::size_t r = threads.size(); r < group.size(); ++r) group[r].leave("no thread for this rank");
+    join();
     throw;
   }
-  threads.clear();
+  join();
   if (first != nullptr) std::rethrow_exception(first);
 }
 
