@@ -34,6 +34,7 @@ set(device_backends cuda cuda_f64)
 syncbn_communicator(single_process syncbn::SingleProcessCommunicator
   HEADER syncbn/backends/single_process_communicator.hpp RANKS 1)
 syncbn_communicator(thread syncbn::ThreadCommunicator HEADER syncbn/backends/thread_communicator.hpp RANKS 1 2 3 4)
+syncbn_communicator(any syncbn::AnyCommunicator HEADER support/any_launcher.hpp RANKS 1 2 3)
 syncbn_communicator(mpi syncbn::MpiCommunicator
   HEADER syncbn/backends/mpi_communicator.hpp RANKS 1 2 3 4 LAUNCHER mpi NEEDS mpi)
 syncbn_communicator(deferred_thread "syncbn_test::DeferredCommunicator<syncbn::ThreadCommunicator>"
@@ -55,13 +56,13 @@ syncbn_communicator(nccl_mpi syncbn::NcclCommunicator
 syncbn_communicator(cuda_aware_mpi syncbn::CudaAwareMpiCommunicator
   HEADER support/emulated_devices.hpp support/cuda_aware_mpi_launcher.hpp RANKS 1 2 3 LAUNCHER mpi
   NEEDS mpi emulated_kernels)
-set(host_communicators single_process thread mpi deferred_thread)
+set(host_communicators single_process thread any mpi deferred_thread)
 set(device_communicators single_process staged_thread staged_mpi nccl nccl_mpi cuda_aware_mpi)
 
 # Each executor, and each parameter type, with each communicator; on the emulator, which takes its time, with processes
 # staged and threads not.
 set(pairs serial.single_process serial_f64.thread serial.mpi openmp_f64.single_process openmp.thread openmp_f64.mpi
-  loop.single_process loop_f64.thread loop.mpi serial.deferred_thread cuda_f64.single_process cuda_f64.staged_mpi
+  loop.single_process loop_f64.thread loop.mpi serial.any serial.deferred_thread cuda_f64.single_process cuda_f64.staged_mpi
   cuda.nccl)
 if(SYNCBN_TEST_REDUCED)
   set(pairs openmp.thread serial_f64.mpi serial.deferred_thread)

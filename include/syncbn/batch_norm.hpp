@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <memory>
 #include <string>
 #include <utility>
@@ -24,11 +25,12 @@ namespace syncbn::inline v0 {
 /// @tparam Dims          spatial dimensions: 1 (or none), 2, 3, or any_dims.
 /// @tparam Backend       where the arithmetic runs; its parameter type is that of the state.
 /// @tparam Communicator  the group over which statistics are taken.
+/// @tparam Storage       left at its default, the layer owns its tensors; BorrowingBatchNorm is the layer that does not.
 /// @source{Ioffe and Szegedy 2015}
-template <std::size_t Dims, class Backend, class Communicator>
-class BatchNorm : public detail::BatchNormPasses<Dims, Backend, Communicator> {
-  using Passes = detail::BatchNormPasses<Dims, Backend, Communicator>;
-  using State = BatchNormState<Backend>;
+template <std::size_t Dims, class Backend, class Communicator, class Storage>
+class BatchNorm : public detail::BatchNormPasses<Dims, Backend, Communicator, Storage> {
+  using Passes = detail::BatchNormPasses<Dims, Backend, Communicator, Storage>;
+  using State = BatchNormState<Backend, Storage>;
 
  public:
   using typename State::ConstParameterView;
@@ -100,6 +102,14 @@ class BatchNorm : public detail::BatchNormPasses<Dims, Backend, Communicator> {
     this->run_backward(dy, x, saved, dx);
   }
 
+  /// @brief What the next passes work on. @param tensors  of the sizes that the layer was made for; what they refer to
+  /// outlives those passes. @throws Error if one has another size, or is missing where the options ask for it.
+  void borrow(const BorrowedTensors<Backend>& tensors)
+    requires std::same_as<Storage, detail::BorrowedStorage<Backend>>
+  {
+    storage_->take(tensors);
+  }
+
   // ---- Ranks ---------------------------------------------------------------------------------------------------------
 
   /// @brief The group. @return a handle.
@@ -137,8 +147,7 @@ class BatchNorm : public detail::BatchNormPasses<Dims, Backend, Communicator> {
   BatchNorm(Index channel_count, const BatchNormOptions& options, Exchange<Communicator> exchange,
             const Backend& backend)
       : Passes(channel_count, options, std::move(exchange), backend) {}
-  BatchNorm(const State& other, const std::shared_ptr<detail::StateStorage<Backend>>& shared,
-            Exchange<Communicator> exchange)
+  BatchNorm(const State& other, const std::shared_ptr<Storage>& shared, Exchange<Communicator> exchange)
       : Passes(other, shared, std::move(exchange)) {}
 
   using Passes::exchange_;

@@ -17,16 +17,15 @@ namespace syncbn::inline v0 {
 /// @brief What a layer owns besides its group: parameters, gradients, running statistics, options and mode. The base of
 /// BatchNorm, which adds the passes. Copies are deep.
 /// @tparam Backend  in whose memory the tensors lie; its parameter type is theirs.
-template <class Backend>
+/// @tparam Storage  what has the tensors: the layer's own, or somebody else (borrowed.hpp).
+template <class Backend, class Storage = detail::StateStorage<Backend>>
 class BatchNormState {
   static_assert(check_backend<Backend>());
 
-  using Storage = detail::StateStorage<Backend>;
-
  public:
-  using Parameter = typename Backend::parameter_type;      ///< float or double
-  using ParameterView = typename Storage::View;            ///< of a per-channel tensor
-  using ConstParameterView = typename Storage::ConstView;  ///< of a per-channel tensor, read-only
+  using Parameter = typename Backend::parameter_type;                                      ///< float or double
+  using ParameterView = TensorView<Parameter, typename Backend::memory_space>;             ///< of a per-channel tensor
+  using ConstParameterView = TensorView<const Parameter, typename Backend::memory_space>;  ///< likewise, read-only
 
   /// @brief Weight 1, bias 0, running mean 0, running variance 1, counter 0, training mode.
   /// @param channels  C. @param options  as PyTorch's. @param backend  the device. @throws Error if @p channels is negative.

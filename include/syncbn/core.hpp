@@ -8,6 +8,7 @@
 #include <syncbn/backends/single_process_communicator.hpp>
 #include <syncbn/backends/thread_communicator.hpp>
 #include <syncbn/batch_norm.hpp>
+#include <syncbn/borrowed.hpp>
 #include <syncbn/convert.hpp>
 #include <syncbn/functional.hpp>
 #include <syncbn/lazy.hpp>

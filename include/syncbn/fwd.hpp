@@ -19,8 +19,20 @@ class SingleProcessCommunicator;
 class ThreadCommunicator;
 class MpiCommunicator;
 struct BatchNormOptions;
-template <std::size_t Dims, class Backend = CpuBackend<>, class Communicator = SingleProcessCommunicator>
+namespace detail {
+template <class Backend>
+struct StateStorage;
+template <class Backend>
+struct BorrowedStorage;
+}  // namespace detail
+template <std::size_t Dims, class Backend = CpuBackend<>, class Communicator = SingleProcessCommunicator,
+          class Storage = detail::StateStorage<Backend>>
 class BatchNorm;
+template <class Backend>
+struct BorrowedTensors;
+/// @brief A layer on parameters and running statistics that somebody else owns: see borrowed.hpp.
+template <std::size_t Dims, class Backend = CpuBackend<>, class Communicator = SingleProcessCommunicator>
+using BorrowingBatchNorm = BatchNorm<Dims, Backend, Communicator, detail::BorrowedStorage<Backend>>;
 template <std::size_t Dims, class Backend = CpuBackend<>, class Communicator = SingleProcessCommunicator>
 class LazyBatchNorm;
 

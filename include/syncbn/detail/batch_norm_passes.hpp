@@ -15,14 +15,14 @@
 
 namespace syncbn::inline v0::detail {
 
-template <std::size_t Dims, class Backend, class Communicator>
-class BatchNormPasses : public BatchNormState<Backend> {
+template <std::size_t Dims, class Backend, class Communicator, class Storage>
+class BatchNormPasses : public BatchNormState<Backend, Storage> {
   static_assert(check_communicator<Communicator>());
   static_assert(check_reaches_memory_of<Communicator, Backend>());
   static_assert(Dims == 1 || Dims == 2 || Dims == 3 || Dims == any_dims, "BatchNorm: Dims is 1, 2, 3 or any_dims");
 
  protected:
-  using State = BatchNormState<Backend>;
+  using State = BatchNormState<Backend, Storage>;
 
  public:
   using State::bias;
@@ -52,8 +52,7 @@ class BatchNormPasses : public BatchNormState<Backend> {
     reserve_frames();
   }
   // Shares the storage of `other`.
-  BatchNormPasses(const State& other, const std::shared_ptr<StateStorage<Backend>>& shared,
-                  Exchange<Communicator> exchange)
+  BatchNormPasses(const State& other, const std::shared_ptr<Storage>& shared, Exchange<Communicator> exchange)
       : State(other, shared), exchange_(std::move(exchange)) {
     reserve_frames();
   }
@@ -249,6 +248,7 @@ class BatchNormPasses : public BatchNormState<Backend> {
 
   template <class Input, class Output>
   void check_forward(const Input& x, const Output& y, bool uses_running, bool takes_own_statistics) const {
+    if constexpr (requires { storage_->check_borrowed(); }) storage_->check_borrowed();
     check_rank<Dims>(x.rank());
     if constexpr (!always_alone<Communicator>) check_some_channels(x.extent(1));
     if (takes_own_statistics) check_more_than_one_value(x);

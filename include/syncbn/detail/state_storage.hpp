@@ -28,8 +28,6 @@ struct LayerFlags {
 template <class Backend>
 struct StateStorage {
   using P = typename Backend::parameter_type;
-  using View = TensorView<P, typename Backend::memory_space>;
-  using ConstView = TensorView<const P, typename Backend::memory_space>;
   using Buffer = typename Backend::template buffer<P>;
 
   Index channels;
