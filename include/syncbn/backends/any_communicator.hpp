@@ -94,6 +94,7 @@ class AnyCommunicator {
   std::unique_ptr<Base> held_;
 };
 
+/// @cond
 template <class C>
 struct AnyCommunicator::Holder : Base {
   // Not constraints of the constructor: whether C can be copied may depend on whether it becomes an AnyCommunicator.
@@ -128,5 +129,6 @@ struct AnyCommunicator::Holder : Base {
 
   C held;
 };
+/// @endcond
 
 }  // namespace syncbn::inline v0
