@@ -2,6 +2,7 @@
 
 #include <concepts>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -108,6 +109,15 @@ class BatchNorm : public detail::BatchNormPasses<Dims, Backend, Communicator, St
     requires std::same_as<Storage, detail::BorrowedStorage<Backend>>
   {
     storage_->take(tensors);
+  }
+  /// @brief What the next backward pass works on, for frameworks that make gradients only then; the rest stays as borrowed.
+  /// @param weight  as of the forward pass. @param weight_grad  is added to, or empty. @param bias_grad  likewise.
+  /// @throws Error if one has another size.
+  void borrow_for_backward(std::span<Parameter> weight, std::span<Parameter> weight_grad,
+                           std::span<Parameter> bias_grad)
+    requires std::same_as<Storage, detail::BorrowedStorage<Backend>>
+  {
+    storage_->take_for_backward(weight, weight_grad, bias_grad);
   }
 
   // ---- Ranks ---------------------------------------------------------------------------------------------------------

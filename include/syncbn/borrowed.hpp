@@ -59,6 +59,14 @@ struct BorrowedStorage : BorrowedTensors<Backend> {
     static_cast<BorrowedTensors<Backend>&>(*this) = tensors;
     borrowed = true;
   }
+  using Values = std::span<typename Backend::parameter_type>;
+  void take_for_backward(Values its_weight, Values for_weight, Values for_bias) {
+    BorrowedTensors<Backend> tensors = *this;
+    tensors.weight = its_weight;
+    tensors.weight_grad = for_weight;
+    tensors.bias_grad = for_bias;
+    take(tensors);
+  }
   void check_borrowed() const {
     if (!borrowed) throw Error("a layer without memory of its own was called before borrow()");
   }

@@ -131,4 +131,13 @@ TEST_CASE("gradients of borrowed parameters are made where there is room for the
   bn.backward(in, in, saved, out);
   CHECK(tensors.bias_grad == std::vector<float>{4, 7});
   CHECK(tensors.weight_grad == std::vector<float>{0, 0});
+
+  std::vector<float> weight_grad(2), bias_grad(2);
+  CHECK_THROWS_WITH(bn.borrow_for_backward(tensors.weight, weight_grad, std::span(bias_grad).first(1)),
+                    Contains("bias_grad has 1"));
+  bn.borrow_for_backward(tensors.weight, weight_grad, {});
+  bn.backward(in, in, saved, out);
+  CHECK(tensors.bias_grad == std::vector<float>{4, 7});
+  CHECK(weight_grad[0] != 0);
+  CHECK(bn.running_mean().data() == tensors.running_mean.data());
 }
