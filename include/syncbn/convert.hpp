@@ -130,7 +130,7 @@ auto convert(std::vector<Module>&& modules, const To& communicator, ConversionMe
 /// @param module        by value: a layer, lazy or not, a shared_ptr to one, or a container of modules.
 /// @param communicator  the group. @return the converted module; its type has @p To in place of each communicator.
 template <class Module, communicator To>
-auto convert_sync_batchnorm(Module module, const To& communicator) {
+[[nodiscard]] auto convert_sync_batchnorm(Module module, const To& communicator) {
   detail::ConversionMemo memo;
   return detail::convert<To>(std::move(module), communicator, memo);
 }
@@ -138,7 +138,7 @@ auto convert_sync_batchnorm(Module module, const To& communicator) {
 /// @brief The inverse: layers of this process alone, with the same Dims and state. @param module  by value.
 /// @return the reverted module.
 template <class Module>
-auto revert_sync_batchnorm(Module module) {
+[[nodiscard]] auto revert_sync_batchnorm(Module module) {
   return convert_sync_batchnorm(std::move(module), SingleProcessCommunicator());
 }
 

@@ -54,8 +54,8 @@ inline bool holds_replaceable(const ::torch::nn::Module& module) {
          module.as<ModuleDictImpl>() != nullptr;
 }
 
-inline void replace(::torch::nn::Module& container, const std::string& name, const ModulePointer& from,
-                    const ModulePointer& to) {
+inline void replace_child(::torch::nn::Module& container, const std::string& name, const ModulePointer& from,
+                          const ModulePointer& to) {
   using namespace ::torch::nn;
   container.replace_module(name, to);
   if (auto* list = container.as<ModuleListImpl>()) {
@@ -86,8 +86,8 @@ inline void find_fixed(const ::torch::nn::Module& module, const std::string& pat
   }
 }
 
-inline void convert(::torch::nn::Module& module, const AnyCommunicator& communicator,
-                    std::map<const ::torch::nn::Module*, ModulePointer>& met) {
+inline void synchronize_all(::torch::nn::Module& module, const AnyCommunicator& communicator,
+                            std::map<const ::torch::nn::Module*, ModulePointer>& met) {
   if (auto* ours = dynamic_cast<syncbn::torch::Synchronizable*>(&module)) ours->set_communicator(communicator);
   for (const auto& child : module.named_children()) {
     const ModulePointer& old = child.value();
@@ -95,10 +95,10 @@ inline void convert(::torch::nn::Module& module, const AnyCommunicator& communic
     if (is_new) {
       place->second = is_theirs(*old) ? replacement(*old) : old;
       const ModulePointer converted = place->second;
-      convert(*converted, communicator, met);
+      synchronize_all(*converted, communicator, met);
     }
     const ModulePointer& converted = met.at(old.get());
-    if (converted != old) replace(module, child.key(), old, converted);
+    if (converted != old) replace_child(module, child.key(), old, converted);
   }
 }
 
@@ -125,12 +125,13 @@ inline void convert_sync_batchnorm(::torch::nn::Module& model, const AnyCommunic
         fixed + "; use syncbn::torch::BatchNorm there");
   }
   std::map<const ::torch::nn::Module*, detail::torch::ModulePointer> met;
-  detail::torch::convert(model, communicator, met);
+  detail::torch::synchronize_all(model, communicator, met);
 }
 /// @brief The same for a module in its holder. @param model  not empty. @param communicator  the ranks.
 template <class Impl>
 void convert_sync_batchnorm(const ::torch::nn::ModuleHolder<Impl>& model, const AnyCommunicator& communicator) {
-  convert_sync_batchnorm(*model.ptr(), communicator);
+  // Qualified, since convert.hpp has a function of this name that takes and returns anything.
+  syncbn::torch::convert_sync_batchnorm(static_cast<::torch::nn::Module&>(*model.ptr()), communicator);
 }
 
 /// @brief Each rank by itself again: the modules of this library lose their communicator, and stay.
@@ -144,7 +145,7 @@ inline void revert_sync_batchnorm(::torch::nn::Module& model) {
 /// @brief The same for a module in its holder. @param model  not empty.
 template <class Impl>
 void revert_sync_batchnorm(const ::torch::nn::ModuleHolder<Impl>& model) {
-  revert_sync_batchnorm(*model.ptr());
+  syncbn::torch::revert_sync_batchnorm(static_cast<::torch::nn::Module&>(*model.ptr()));
 }
 
 }  // namespace torch

@@ -14,6 +14,7 @@
 
 #include <syncbn/backends/thread_communicator.hpp>
 #include <syncbn/interop/torch_process_group.hpp>
+#include <syncbn/syncbn.hpp>  // has functions of the same names, which must not be taken for those of modules
 
 #include "support/torch.hpp"
 
