@@ -16,4 +16,12 @@ install(FILES ${PROJECT_BINARY_DIR}/syncbnConfig.cmake ${PROJECT_BINARY_DIR}/syn
               ${CMAKE_CURRENT_LIST_DIR}/FindLibZip.cmake ${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake
               ${CMAKE_CURRENT_LIST_DIR}/SyncbnTesting.cmake DESTINATION ${package_dir})
 install(DIRECTORY tests/conformance tests/support DESTINATION ${suite_dir})
+
+# For builds without CMake. Components are left to their own flags there: -fopenmp, mpicxx, pkg-config --libs libzip.
+set(pkg_config_dir ${CMAKE_INSTALL_FULL_DATADIR}/pkgconfig)
+cmake_path(RELATIVE_PATH CMAKE_INSTALL_PREFIX BASE_DIRECTORY ${pkg_config_dir} OUTPUT_VARIABLE prefix)
+cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR BASE_DIRECTORY ${pkg_config_dir} OUTPUT_VARIABLE includedir)
+configure_file(${CMAKE_CURRENT_LIST_DIR}/syncbn.pc.in ${PROJECT_BINARY_DIR}/syncbn.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/syncbn.pc DESTINATION ${CMAKE_INSTALL_DATADIR}/pkgconfig)
+
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -8,7 +8,7 @@ bench_packages=(libbenchmark-dev libdnnl-dev libtorch-dev ocl-icd-opencl-dev ope
 library_packages=(libdlpack-dev libxtensor-dev libzip-dev nlohmann-json3-dev python3-numpy
   libarmadillo-dev libboost-dev libopencv-core-dev)
 framework_packages=(libtorch-dev libgloo-dev libdlib-dev)
-test_packages=("${build_packages[@]}" "${openmpi_packages[@]}" "${library_packages[@]}" catch2)
+test_packages=("${build_packages[@]}" "${openmpi_packages[@]}" "${library_packages[@]}" catch2 pkg-config)
 
 die() {
   printf '%s\n' "$*" >&2
