@@ -49,8 +49,8 @@ class Exchange<Communicator> {
   Exchange(Exchange&&) = default;  ///< Moves the frames too.
   /// @brief Counts from 0. @param other  copied from. @return *this.
   Exchange& operator=(const Exchange& other) {
-    Exchange copy(other);
-    return *this = std::move(copy);
+    if (this != &other) *this = Exchange(other);
+    return *this;
   }
   Exchange& operator=(Exchange&&) = default;  ///< Moves the frames too. @return *this.
   ~Exchange() = default;
