@@ -7,7 +7,7 @@ mpich_packages=(libmpich-dev mpich)
 bench_packages=(libbenchmark-dev libdnnl-dev libtorch-dev ocl-icd-opencl-dev opencl-headers python3-matplotlib)
 library_packages=(libdlpack-dev libxtensor-dev libzip-dev nlohmann-json3-dev python3-numpy
   libarmadillo-dev libboost-dev libopencv-core-dev)
-framework_packages=(libtorch-dev libgloo-dev libdlib-dev)
+framework_packages=(libtorch-dev libgloo-dev libdlib-dev python3-torch python3-setuptools)
 test_packages=("${build_packages[@]}" "${openmpi_packages[@]}" "${library_packages[@]}" catch2 pkg-config)
 
 die() {

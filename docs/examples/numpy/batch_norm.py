@@ -73,9 +73,13 @@ def main():
     expected = (expected - mean[:, None, None]) / deviation[:, None, None]
     tolerance = 4 * np.finfo(np.float32).eps * np.abs(expected).max()
 
+    # [begin use]
     layer = BatchNorm(5)
-    assert np.abs(layer.forward(x) - expected).max() <= tolerance
-    assert np.abs(layer.running_mean() - 0.1 * mean).max() <= tolerance
+    y = layer.forward(x)  # x is a NumPy array of any strides
+    mean_so_far = layer.running_mean()  # the layer's own memory
+    # [end use]
+    assert np.abs(y - expected).max() <= tolerance
+    assert np.abs(mean_so_far - 0.1 * mean).max() <= tolerance
 
     # Any strides: channels last, every other sample, in place.
     wide = np.zeros((16, 6, 7, 5), np.float32)

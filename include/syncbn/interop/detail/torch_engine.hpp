@@ -26,19 +26,31 @@
 
 namespace syncbn::inline v0 {
 
+namespace torch {
+
+/// @brief The tensors of a layer; those that it does not have are undefined.
+struct LayerTensors {
+  at::Tensor weight;               ///< (C), with the option affine
+  at::Tensor bias;                 ///< (C), with the option affine
+  at::Tensor running_mean;         ///< (C), with the option track_running_stats
+  at::Tensor running_var;          ///< (C), with the option track_running_stats
+  at::Tensor num_batches_tracked;  ///< one integer, with the option track_running_stats
+};
+
+/// @brief What may differ from pass to pass.
+struct LayerSettings {
+  std::int64_t dims = 0;           ///< spatial dimensions of the input, 0 for any
+  double eps = 1e-5;               ///< is added to the variance
+  std::optional<double> momentum;  ///< share of the batch in the running statistics; none: cumulative average
+  bool training = true;            ///< by the batch or by the running statistics
+};
+
+}  // namespace torch
+
 namespace detail::torch {
 
-// The module's tensors; those that it does not have are undefined.
-struct Tensors {
-  at::Tensor weight, bias, running_mean, running_var, num_batches_tracked;
-};
-
-struct Settings {
-  std::int64_t dims = 0;  // spatial ones, 0 for any
-  double eps = 0;
-  std::optional<double> momentum;
-  bool training = false;
-};
+using syncbn::torch::LayerSettings;
+using syncbn::torch::LayerTensors;
 
 // An argument of a pass. Prepare is called before any tensor is looked at, and Find gives the tensor.
 template <class T>
@@ -88,7 +100,7 @@ class Engine {
  public:
   virtual ~Engine() = default;
   // y is allocated, with the strides of x. No `saved`: for inference.
-  virtual at::Tensor forward(const at::Tensor& x, const Tensors& tensors, const Settings& settings,
+  virtual at::Tensor forward(const at::Tensor& x, const LayerTensors& tensors, const LayerSettings& settings,
                              std::unique_ptr<SavedPass>* saved) = 0;
   virtual Gradients backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
                              const SavedPass& saved, bool wants_x, bool wants_weight, bool wants_bias) = 0;
@@ -106,7 +118,7 @@ class EngineOf : public Engine {
   EngineOf(Index channels, const BatchNormOptions& options, const AnyCommunicator& communicator)
       : layer_(channels, options, communicator, Backend(ParallelFor(OnTorchThreads()))) {}
 
-  at::Tensor forward(const at::Tensor& x, const Tensors& tensors, const Settings& settings,
+  at::Tensor forward(const at::Tensor& x, const LayerTensors& tensors, const LayerSettings& settings,
                      std::unique_ptr<SavedPass>* saved) override {
     layer_.set_eps(settings.eps);
     layer_.set_momentum(settings.momentum);
@@ -182,7 +194,7 @@ class EngineOf : public Engine {
     return {static_cast<T*>(t.data_ptr()), static_cast<std::size_t>(t.numel())};
   }
 
-  void borrow(const Tensors& tensors) {
+  void borrow(const LayerTensors& tensors) {
     layer_.borrow({.weight = values_of(tensors.weight, "weight"),
                    .bias = values_of(tensors.bias, "bias"),
                    .running_mean = values_of(tensors.running_mean, "running_mean"),
