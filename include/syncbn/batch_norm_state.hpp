@@ -15,7 +15,7 @@
 namespace syncbn::inline v0 {
 
 /// @brief What a layer owns besides its group: parameters, gradients, running statistics, options and mode. The base of
-/// BatchNorm, which adds the passes. Copies are deep.
+/// BatchNorm, which adds the passes. Copies are deep; those of a layer on borrowed tensors refer to the same tensors.
 /// @tparam Backend  in whose memory the tensors lie; its parameter type is theirs.
 /// @tparam Storage  what has the tensors: the layer's own, or somebody else (borrowed.hpp).
 template <class Backend, class Storage = detail::StateStorage<Backend>>
@@ -102,7 +102,9 @@ class BatchNormState {
   /// @brief Training batches seen; those empty on all ranks do not count. @return 0 where nothing is tracked.
   std::int64_t num_batches_tracked() const { return storage_->batches(backend_); }
   /// @brief Sets the counter. @param batches  the same on every rank. Nothing where nothing is tracked.
+  /// @throws Error  on borrowed tensors, before borrow().
   void set_num_batches_tracked(std::int64_t batches) {
+    if constexpr (requires { storage_->check_borrowed(); }) storage_->check_borrowed();
     if (storage_->tracked) backend_.upload(&batches, Index{1}, storage_->num_batches_tracked.data());
   }
 
@@ -122,12 +124,24 @@ class BatchNormState {
     flags_.weight_requires_grad = weight;
     flags_.bias_requires_grad = bias;
   }
-  /// @brief Zeroes weight_grad() and bias_grad().
-  void zero_grad() { storage_->zero_grad(backend_); }
+  /// @brief Zeroes weight_grad() and bias_grad(). This and the next two are for layers that own their tensors.
+  void zero_grad()
+    requires requires(Storage& s, Backend& b) { s.zero_grad(b); }
+  {
+    storage_->zero_grad(backend_);
+  }
   /// @brief Running mean 0, running variance 1, counter 0.
-  void reset_running_stats() { storage_->reset_running_stats(backend_); }
+  void reset_running_stats()
+    requires requires(Storage& s, Backend& b) { s.reset_running_stats(b); }
+  {
+    storage_->reset_running_stats(backend_);
+  }
   /// @brief reset_running_stats(), weight 1, bias 0.
-  void reset_parameters() { storage_->reset_parameters(backend_); }
+  void reset_parameters()
+    requires requires(Storage& s, Backend& b) { s.reset_parameters(b); }
+  {
+    storage_->reset_parameters(backend_);
+  }
   /// @brief The device. @return this layer's.
   Backend& backend() noexcept { return backend_; }
   /// @copydoc backend()

@@ -38,43 +38,51 @@ struct BorrowedStorage : BorrowedTensors<Backend> {
   Index channels;
   bool affine;
   bool tracked;
-  bool borrowed = false;
+  bool borrowed = false;               // for any pass
+  bool borrowed_for_backward = false;  // for that at least
 
   BorrowedStorage(Backend&, Index channel_count, const BatchNormOptions& options)
       : channels(channel_count), affine(options.affine), tracked(options.track_running_stats) {}
 
   void take(const BorrowedTensors<Backend>& tensors) {
-    const auto check = [](const char* name, std::size_t has, bool wanted, Index size) {
-      if (has == static_cast<std::size_t>(wanted ? size : 0)) return;
-      throw Error(std::string(name) + " has " + std::to_string(has) + " elements where the layer needs " +
-                  std::to_string(wanted ? size : 0));
-    };
     check("weight", tensors.weight.size(), affine, channels);
     check("bias", tensors.bias.size(), affine, channels);
-    if (!tensors.weight_grad.empty()) check("weight_grad", tensors.weight_grad.size(), affine, channels);
-    if (!tensors.bias_grad.empty()) check("bias_grad", tensors.bias_grad.size(), affine, channels);
+    check_gradients(tensors.weight_grad, tensors.bias_grad);
     check("running_mean", tensors.running_mean.size(), tracked, channels);
     check("running_var", tensors.running_var.size(), tracked, channels);
     check("num_batches_tracked", tensors.num_batches_tracked.size(), tracked, 1);
     static_cast<BorrowedTensors<Backend>&>(*this) = tensors;
-    borrowed = true;
+    borrowed = borrowed_for_backward = true;
   }
   using Values = std::span<typename Backend::parameter_type>;
   void take_for_backward(Values its_weight, Values for_weight, Values for_bias) {
-    BorrowedTensors<Backend> tensors = *this;
-    tensors.weight = its_weight;
-    tensors.weight_grad = for_weight;
-    tensors.bias_grad = for_bias;
-    take(tensors);
+    check("weight", its_weight.size(), affine, channels);
+    check_gradients(for_weight, for_bias);
+    this->weight = its_weight;
+    this->weight_grad = for_weight;
+    this->bias_grad = for_bias;
+    borrowed_for_backward = true;
   }
-  void check_borrowed() const {
-    if (!borrowed) throw Error("a layer without memory of its own was called before borrow()");
+  void check_borrowed(bool for_backward = false) const {
+    if (for_backward ? borrowed_for_backward : borrowed) return;
+    throw Error("a layer without memory of its own was called before borrow()");
   }
 
   std::int64_t batches(const Backend& backend) const {
     std::int64_t value = 0;
     if (!this->num_batches_tracked.empty()) backend.download(this->num_batches_tracked.data(), Index{1}, &value);
     return value;
+  }
+
+ private:
+  static void check(const char* name, std::size_t has, bool wanted, Index size) {
+    if (has == static_cast<std::size_t>(wanted ? size : 0)) return;
+    throw Error(std::string(name) + " has " + std::to_string(has) + " elements where the layer needs " +
+                std::to_string(wanted ? size : 0));
+  }
+  void check_gradients(Values for_weight, Values for_bias) const {
+    if (!for_weight.empty()) check("weight_grad", for_weight.size(), affine, channels);
+    if (!for_bias.empty()) check("bias_grad", for_bias.size(), affine, channels);
   }
 };
 

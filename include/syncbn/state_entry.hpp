@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -7,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include <syncbn/errors.hpp>
 #include <syncbn/tensor_view.hpp>
 
 namespace syncbn::inline v0 {
@@ -45,5 +48,21 @@ struct LoadResult {
   std::vector<std::string> missing;     ///< in the layer, not in the dictionary
   std::vector<std::string> unexpected;  ///< in the dictionary, not in the layer
 };
+
+namespace detail {
+
+// For what writes files: whether there are as many values as the shape says.
+inline void check_shape(const StateEntry& entry, std::size_t values) {
+  const bool empty = std::find(entry.shape.begin(), entry.shape.end(), Index{0}) != entry.shape.end();
+  std::size_t count = empty ? 0 : 1;
+  for (const Index extent : entry.shape) {
+    if (extent < 0) throw Error(entry.name + " has a negative extent");
+    if (count > values) break;  // extents of more than there is memory for
+    count *= static_cast<std::size_t>(extent);
+  }
+  if (count != values) throw Error(entry.name + " has other values than its shape");
+}
+
+}  // namespace detail
 
 }  // namespace syncbn::inline v0

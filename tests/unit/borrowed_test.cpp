@@ -117,6 +117,22 @@ TEST_CASE("a layer that has borrowed nothing yet says so", "[borrowed]") {
   const View in(x.data(), {4, 2});
   CHECK_THROWS_WITH(bn.infer(in, in), Contains("before borrow()"));
   CHECK_THROWS_WITH(bn.forward(in, in), Contains("before borrow()"));
+  CHECK_THROWS_WITH(bn.set_num_batches_tracked(3), Contains("before borrow()"));
+  Tensors tensors(2);
+  syncbn::BorrowingBatchNorm<1> other(2);
+  other.borrow(tensors.lent());
+  std::iota(x.begin(), x.end(), 0.0F);
+  std::vector<float> y(8), dx(8), expected(8);
+  const View out(y.data(), {4, 2}), gradient(dx.data(), {4, 2});
+  const auto saved = other.forward(in, out);
+  CHECK_THROWS_WITH(bn.backward(in, in, saved, gradient), Contains("before borrow()"));
+  CHECK_THROWS_WITH(bn.backward(in, in, saved, syncbn::no_gradient), Contains("before borrow()"));
+  // For a backward pass its parameters are enough.
+  bn.borrow_for_backward(tensors.weight, {}, {});
+  bn.backward(in, in, saved, gradient);
+  other.backward(in, in, saved, View(expected.data(), {4, 2}));
+  CHECK(dx == expected);
+  CHECK_THROWS_WITH(bn.forward(in, out), Contains("before borrow()"));
 }
 
 TEST_CASE("gradients of borrowed parameters are made where there is room for them", "[borrowed]") {

@@ -180,6 +180,7 @@ class BatchNormPasses : public BatchNormState<Backend, Storage> {
     failure.capture([&] {
       gradient = read_only(view(dy));
       input = read_only(view(x));
+      if constexpr (requires { storage_->check_borrowed(true); }) storage_->check_borrowed(true);
       check_backward(gradient, input, saved.extents());
       check_channels("the layer", channels(), input.extent(1));
       if constexpr (wants_dx) {

@@ -43,6 +43,8 @@ namespace dlib {
 /// Without a communicator it behaves as dlib's: a batch of one sample is inference. With one, ranks may have any number of
 /// samples, and say by train() and eval() what they do. The gradient is that of the sum of all ranks' losses; dlib's losses
 /// divide by the samples of a rank, so give all ranks the same number, and divide the summed gradients by the ranks.
+/// What in dlib is made for its own layers (`affine`, `disable_duplicative_biases`) does not see these: read the file of a network
+/// with these layers into one with those.
 /// @tparam mode  `dlib::CONV_MODE`: statistics for each k; `dlib::FC_MODE`: for each of k * nr * nc.
 template <::dlib::layer_mode mode>
 class bn_ {
@@ -50,8 +52,8 @@ class bn_ {
 
  public:
   /// @brief As dlib's. @param window  batches over which running statistics are averaged. @param eps  inside the root.
-  explicit bn_(unsigned long window = 100, double eps = ::dlib::DEFAULT_BATCH_NORM_EPS) : window_(window), eps_(eps) {
-    if (window == 0) throw Error("the window of running statistics has at least one batch");
+  explicit bn_(unsigned long window = 100, double eps = ::dlib::DEFAULT_BATCH_NORM_EPS) : eps_(eps) {
+    set_running_stats_window_size(window);
   }
   /// @brief Takes over a layer of dlib: networks of dlib can be given to the constructor of one with layers of ours.
   /// @param theirs  copied from.
@@ -71,6 +73,13 @@ class bn_ {
   /// @brief Running statistics normalize. A layer on which neither was called, and that has no other ranks, goes by the
   /// number of samples, as dlib's.
   void eval() noexcept { training_ = false; }
+
+  /// @brief Batches over which running statistics are averaged. @param window  1 or more. @throws Error if it is 0.
+  void set_running_stats_window_size(unsigned long window) {
+    if (window == 0) throw Error("the window of running statistics has at least one batch");
+    window_ = window;
+    updates_ = std::min(updates_, window_);
+  }
 
   /// @cond dlib's interface of layers
   ::dlib::layer_mode get_mode() const { return mode; }
@@ -167,21 +176,30 @@ class bn_ {
     deserialize(name, in);
     if (name != file_name)
       throw ::dlib::serialization_error("expected a layer " + std::string(file_name) + ", found " + name);
+    bn_ read;
+    ::dlib::alias_tensor beta;
     ::dlib::resizable_tensor ignored;
-    deserialize(item.params_, in);
-    deserialize(item.gamma_, in);
-    deserialize(item.gamma_, in);
+    deserialize(read.params_, in);
+    deserialize(read.gamma_, in);
+    deserialize(beta, in);
     deserialize(ignored, in);
     deserialize(ignored, in);
-    deserialize(item.running_means_, in);
-    deserialize(item.running_variances_, in);
-    deserialize(item.updates_, in);
-    deserialize(item.window_, in);
-    for (double* value : {&item.learning_rate_multiplier_, &item.weight_decay_multiplier_,
-                          &item.bias_learning_rate_multiplier_, &item.bias_weight_decay_multiplier_, &item.eps_}) {
+    deserialize(read.running_means_, in);
+    deserialize(read.running_variances_, in);
+    deserialize(read.updates_, in);
+    deserialize(read.window_, in);
+    for (double* value : {&read.learning_rate_multiplier_, &read.weight_decay_multiplier_,
+                          &read.bias_learning_rate_multiplier_, &read.bias_weight_decay_multiplier_, &read.eps_}) {
       deserialize(*value, in);
     }
-    item.layer_.reset();
+    const std::size_t size = read.gamma_.size();
+    if (read.params_.size() != 2 * size || beta.size() != size || read.running_means_.size() != size ||
+        read.running_variances_.size() != size || read.window_ == 0) {
+      throw ::dlib::serialization_error("a layer " + std::string(file_name) + " whose tensors do not fit together");
+    }
+    read.communicator_ = item.communicator_;
+    read.training_ = item.training_;
+    item = std::move(read);
   }
   friend std::ostream& operator<<(std::ostream& out, const bn_& item) {
     return out << "syncbn::" << (mode == ::dlib::CONV_MODE ? "bn_con" : "bn_fc") << "  eps=" << item.eps_
@@ -213,7 +231,7 @@ class bn_ {
   ::dlib::resizable_tensor params_, running_means_, running_variances_, dx_;
   ::dlib::alias_tensor gamma_;
   unsigned long updates_ = 0;
-  unsigned long window_;
+  unsigned long window_ = 0;
   double learning_rate_multiplier_ = 1, weight_decay_multiplier_ = 0;
   double bias_learning_rate_multiplier_ = 1, bias_weight_decay_multiplier_ = 1;
   double eps_;
@@ -226,13 +244,36 @@ using bn_con = ::dlib::add_layer<bn_<::dlib::CONV_MODE>, Subnet>;
 template <class Subnet>
 using bn_fc = ::dlib::add_layer<bn_<::dlib::FC_MODE>, Subnet>;
 
-/// @brief Gives a network's layers a communicator, from the input to the output. @param net  of dlib, initialised or not.
-/// @param communicator  the ranks; every rank does the same.
+/// @brief Calls a function with each of these layers of a network, from the output to the input, whatever their mode.
+/// @param net  of dlib, initialised or not. @param f  takes a bn_<mode>&.
+template <class Net, class F>
+void for_each_bn(Net& net, const F& f) {
+  ::dlib::visit_computational_layers(net, [&](auto& layer) {
+    if constexpr (requires { layer.set_communicator(AnyCommunicator()); }) f(layer);
+  });
+}
+
+/// @brief Gives a network's layers a communicator. @param net  as for_each_bn(). @param communicator  the ranks; every rank
+/// does the same.
 template <class Net>
 void synchronize(Net& net, const AnyCommunicator& communicator) {
-  ::dlib::visit_computational_layers(net, [&](auto& layer) {
-    if constexpr (requires { layer.set_communicator(communicator); }) layer.set_communicator(communicator);
-  });
+  for_each_bn(net, [&](auto& layer) { layer.set_communicator(communicator); });
+}
+/// @brief Batches normalize from now on, and running statistics are updated. @param net  as for_each_bn().
+template <class Net>
+void train(Net& net) {
+  for_each_bn(net, [](auto& layer) { layer.train(); });
+}
+/// @brief Running statistics normalize from now on: a rank can evaluate alone. @param net  as for_each_bn().
+template <class Net>
+void eval(Net& net) {
+  for_each_bn(net, [](auto& layer) { layer.eval(); });
+}
+/// @brief What `dlib::set_all_bn_running_stats_window_sizes` does, which knows dlib's own layers alone.
+/// @param net  as for_each_bn(). @param window  1 or more. @throws Error if it is 0.
+template <class Net>
+void set_all_bn_running_stats_window_sizes(Net& net, unsigned long window) {
+  for_each_bn(net, [&](auto& layer) { layer.set_running_stats_window_size(window); });
 }
 
 }  // namespace dlib

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -85,6 +86,9 @@ TensorView<T, Space> dlpack_view(const DLTensor& t) {
     throw Error("a DLPack tensor whose elements are not aligned to their size");
   }
   const std::span<const Index> extents(t.shape, static_cast<std::size_t>(t.ndim));
+  if (data == nullptr && std::find(extents.begin(), extents.end(), Index{0}) == extents.end()) {
+    throw Error("a DLPack tensor without memory");
+  }
   auto* const elements = static_cast<T*>(static_cast<void*>(data));
   if (t.strides == nullptr) return TensorView<T, Space>(elements, extents);
   return TensorView<T, Space>(elements, extents, {t.strides, static_cast<std::size_t>(t.ndim)});

@@ -12,10 +12,25 @@
 
 namespace syncbn::inline v0 {
 
-/// @brief Where the elements of an mdspan lie: the host's memory, unless you specialise this for an accessor.
+namespace detail {
+
+template <class Accessor, class Element>
+struct is_default_accessor : std::false_type {};
+template <template <class> class Accessor, class Element>
+  requires std::same_as<typename Accessor<Element>::offset_policy, Accessor<Element>>
+struct is_default_accessor<Accessor<Element>, Element> : std::true_type {};
+
+}  // namespace detail
+
+/// @brief Where the elements of an mdspan lie. Known are default accessors, which mean the host's memory; specialise this for
+/// an accessor of yours whose element i is at pointer + i, as std::aligned_accessor's are.
 /// @tparam Accessor  its accessor policy.
 template <class Accessor>
-struct mdspan_space {
+struct mdspan_space {};
+/// @brief Those of std, cuda::std and others. @tparam Accessor  a template of the element type alone, its own offset policy.
+template <class Accessor>
+  requires detail::is_default_accessor<Accessor, typename Accessor::element_type>::value
+struct mdspan_space<Accessor> {
   using type = HostSpace;  ///< a memory space
 };
 
@@ -27,6 +42,7 @@ template <class T>
 concept strided_mdspan = requires(const T& t, typename T::rank_type d) {
   typename T::layout_type;
   typename T::accessor_type;
+  typename mdspan_space<typename T::accessor_type>::type;
   requires std::same_as<typename T::reference, typename T::element_type&>;
   { t.data_handle() } -> std::convertible_to<typename T::element_type*>;
   { t.extent(d) } -> std::convertible_to<Index>;

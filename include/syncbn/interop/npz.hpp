@@ -26,13 +26,9 @@ std::string npy(const StateEntry& entry, const std::vector<T>& values) {
   static_assert(std::endian::native == std::endian::little);
   constexpr std::size_t prefix = 10, alignment = 64;  // magic, version and length; where the data begin
   std::string shape;
-  Index count = 1;
-  for (const Index extent : entry.shape) {
-    shape += std::to_string(extent) + ",";
-    count *= extent;
-  }
+  for (const Index extent : entry.shape) shape += std::to_string(extent) + ",";
   if (entry.uninitialized) throw Error(entry.name + " has no values yet, and cannot be written");
-  if (count != static_cast<Index>(values.size())) throw Error(entry.name + " has other values than its shape");
+  check_shape(entry, values.size());
   std::string header = std::string("{'descr': '<") + (std::is_integral_v<T> ? 'i' : 'f') + std::to_string(sizeof(T)) +
                        "', 'fortran_order': False, 'shape': (" + shape + "), }";
   header.resize((prefix + header.size() + alignment) / alignment * alignment - prefix, ' ');

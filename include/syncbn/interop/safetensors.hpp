@@ -8,6 +8,8 @@
 #include <istream>
 #include <limits>
 #include <ostream>
+#include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -91,18 +93,15 @@ inline StateDict read_safetensors(std::istream& in, std::string_view prefix = {}
   std::string text(static_cast<std::size_t>(length), '\0');
   if (!in.read(text.data(), static_cast<std::streamsize>(length))) throw Error("a safetensors file cannot be read");
 
-  detail::OrderedJson header;
-  try {
-    header = detail::OrderedJson::parse(text, detail::NoKeyTwice());
-  } catch (const nlohmann::json::exception& e) {
-    bad_safetensors(std::string("its header is no JSON: ") + e.what());
-  }
+  detail::HeaderCheck check;
+  detail::Json::sax_parse(text, &check);
+  const detail::Json header = detail::Json::parse(text);
   if (text.front() != '{') bad_safetensors("its header does not begin with a brace");
   StateDict dict;
   dict.version = detail::state_version_of(header);
   std::vector<detail::SafetensorsEntry> entries;
-  for (const auto& [name, described] : header.items()) {
-    if (name != "__metadata__") entries.push_back(detail::safetensors_entry(name, described));
+  for (const std::string& name : check.keys) {
+    if (name != "__metadata__") entries.push_back(detail::safetensors_entry(name, header[name]));
   }
   detail::check_offsets(entries, rest - length);
   for (detail::SafetensorsEntry& entry : entries) {
@@ -137,9 +136,7 @@ struct SafetensorsBytes {
           element_size = sizeof(T);
           type = std::is_integral_v<T> ? "I64" : sizeof(T) == sizeof(double) ? "F64" : "F32";
           bytes = {static_cast<const char*>(static_cast<const void*>(values.data())), values.size() * sizeof(T)};
-          Index count = 1;
-          for (const Index extent : e.shape) count *= extent;
-          if (count != static_cast<Index>(values.size())) throw Error(e.name + " has other values than its shape");
+          check_shape(e, values.size());
         },
         e.values);
   }
@@ -149,28 +146,31 @@ struct SafetensorsBytes {
 
 /// @brief Writes a dictionary, with its version among the metadata. @param dict  values are written as the types they have.
 /// @param out  binary. @throws Error  before anything is written, if a tensor has no values yet (a lazy layer's), or others
-/// than its shape, or its name occurs twice or is no UTF-8; or if writing fails.
+/// than its shape, or its name occurs twice or is no UTF-8; or if writing fails. A stream that was told to throw throws what it does.
 inline void write_safetensors(const StateDict& dict, std::ostream& out) {
   std::vector<detail::SafetensorsBytes> tensors(dict.entries.begin(), dict.entries.end());
   // The larger elements first, so that all lie at multiples of their sizes.
   std::stable_sort(tensors.begin(), tensors.end(),
                    [](const auto& a, const auto& b) { return a.element_size > b.element_size; });
-  detail::OrderedJson header = {{"__metadata__", {{"format", "pt"}}}};
-  if (dict.version) header["__metadata__"][detail::safetensors_version_key] = std::to_string(*dict.version);
+  detail::Json metadata = {{"format", "pt"}};
+  if (dict.version) metadata[detail::safetensors_version_key] = std::to_string(*dict.version);
+  std::string text = "{\"__metadata__\":" + metadata.dump();
+  std::set<std::string> names;
   std::uint64_t offset = 0;
-  for (const detail::SafetensorsBytes& tensor : tensors) {
-    if (header.contains(tensor.entry->name)) throw Error("the name " + tensor.entry->name + " is there twice");
-    const std::uint64_t end = offset + tensor.bytes.size();
-    header[tensor.entry->name] = {
-        {"dtype", tensor.type}, {"shape", tensor.entry->shape}, {"data_offsets", {offset, end}}};
-    offset = end;
-  }
-  std::string text;
   try {
-    text = header.dump();
+    for (const detail::SafetensorsBytes& tensor : tensors) {
+      const std::string& name = tensor.entry->name;
+      if (!names.insert(name).second) throw Error("the name " + name + " is there twice");
+      const std::uint64_t end = offset + tensor.bytes.size();
+      const detail::Json described = {
+          {"dtype", tensor.type}, {"shape", tensor.entry->shape}, {"data_offsets", {offset, end}}};
+      text += "," + detail::Json(name).dump() + ":" + described.dump();
+      offset = end;
+    }
   } catch (const nlohmann::json::exception& e) {
     throw Error(std::string("a name that cannot be written: ") + e.what());
   }
+  text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = text.size();
   char first[sizeof(length)];
@@ -183,20 +183,22 @@ inline void write_safetensors(const StateDict& dict, std::ostream& out) {
 }
 
 /// @brief The same to a file, which is replaced when all is written, or stays as it was. @param dict  as above.
-/// @param file  its path; beside it `<file>.part` is written first. @throws as above.
+/// @param file  its path; another file beside it, `<file>.<number>.part`, is written first. @throws as above.
 inline void write_safetensors(const StateDict& dict, const std::filesystem::path& file) {
+  // Ranks that write the same file do not write into each other's.
   std::filesystem::path part = file;
-  part += ".part";
+  part += "." + std::to_string(std::random_device()()) + ".part";
+  std::error_code error;
   try {
     std::ofstream out(part, std::ios::binary);
     if (!out) throw Error(part.string() + " cannot be opened");
     write_safetensors(dict, out);
     out.close();
     if (!out) throw Error(part.string() + " cannot be written");
-    std::filesystem::rename(part, file);
+    std::filesystem::rename(part, file, error);
+    if (error) throw Error(file.string() + " cannot be replaced: " + error.message());
   } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(part, ignored);
+    std::filesystem::remove(part, error);
     throw;
   }
 }

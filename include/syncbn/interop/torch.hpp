@@ -34,7 +34,8 @@ class Synchronizable {
   virtual void set_communicator(AnyCommunicator communicator) = 0;
 };
 
-/// @brief The base of the modules; its members are those of `torch::nn::BatchNorm*Impl`.
+/// @brief The base of the modules; its members are those of `torch::nn::BatchNorm*Impl`. Evaluation may be done by several
+/// threads at once. A copy (clone()) is another layer of the group, which all ranks make at the same place or none does.
 /// @tparam Dims  spatial dimensions, 0 for any. @tparam Derived  the module.
 template <std::size_t Dims, class Derived>
 class BatchNormImplBase : public ::torch::nn::NormImplBase<Dims, Derived, ::torch::nn::BatchNormOptions>,
@@ -49,17 +50,18 @@ class BatchNormImplBase : public ::torch::nn::NormImplBase<Dims, Derived, ::torc
 
   /// @brief Normalizes by the batch of all ranks in training, else by the running statistics. @param x  of f32, f16 or bf16
   /// with parameters of float; of f64 too with those of double. @shape{(N, C, S...)}
-  /// @return y, with the strides of x. @collective{one exchange in training, and one in its backward pass}
+  /// @return y, in the layout of x. @collective{one exchange in training, and one in its backward pass}
   /// @throws ShapeError, Error  on every rank alike, before any state changes. @throws CommunicatorError  see there.
   at::Tensor forward(const at::Tensor& x) {
     const std::optional<double> momentum =
         this->options.momentum() ? std::optional(*this->options.momentum()) : std::nullopt;
     return normalizer_.forward(
         x, {this->weight, this->bias, this->running_mean, this->running_var, this->num_batches_tracked},
-        {Dims, this->options.eps(), momentum, this->is_training()});
+        {Dims, this->options.eps(), momentum, this->is_training(), this->options.track_running_stats()});
   }
 
-  /// @brief Takes over what another module has: the same parameters, buffers in the same memory, and its mode.
+  /// @brief Takes over what another module has: the same parameters, buffers in the same memory, and its mode. Of 16 bits, they
+  /// become float; a counter that LibTorch's to() has made a number of another kind becomes an integer again.
   /// @param other  `torch::nn::BatchNorm*Impl` with the same options.
   template <class Other>
   void adopt(const Other& other) {
@@ -72,6 +74,7 @@ class BatchNormImplBase : public ::torch::nn::NormImplBase<Dims, Derived, ::torc
       this->running_var.set_data(other.running_var);
       this->num_batches_tracked.set_data(other.num_batches_tracked);
     }
+    convert(std::nullopt, std::nullopt, false);
     this->train(other.is_training());
   }
 
@@ -113,11 +116,12 @@ class BatchNormImplBase : public ::torch::nn::NormImplBase<Dims, Derived, ::torc
 
  private:
   void convert(std::optional<at::Device> device, std::optional<at::ScalarType> dtype, bool non_blocking) {
-    if (dtype == at::kHalf || dtype == at::kBFloat16) dtype = at::kFloat;
     for (at::Tensor* t :
          {&this->weight, &this->bias, &this->running_mean, &this->running_var, &this->num_batches_tracked}) {
       if (!t->defined()) continue;
-      const at::ScalarType type = t == &this->num_batches_tracked ? at::kLong : dtype.value_or(t->scalar_type());
+      at::ScalarType type = dtype.value_or(t->scalar_type());
+      if (type == at::kHalf || type == at::kBFloat16) type = at::kFloat;
+      if (t == &this->num_batches_tracked) type = at::kLong;
       t->set_data(at::Tensor(*t).to(device.value_or(t->device()), type, non_blocking));
     }
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
@@ -47,11 +48,22 @@ inline bool is_theirs(const ::torch::nn::Module& module) {
          module.as<BatchNorm3dImpl>() != nullptr;
 }
 
-// Whether all that uses a child of this module is the list of its children, so that another one can be put there.
-inline bool holds_replaceable(const ::torch::nn::Module& module) {
+// Whether a child is an element of this list, so that another one can be put there. A class that is derived from a list may have
+// members besides.
+inline bool is_element(const ::torch::nn::Module& module, const ModulePointer& child) {
   using namespace ::torch::nn;
-  return module.as<SequentialImpl>() != nullptr || module.as<ModuleListImpl>() != nullptr ||
-         module.as<ModuleDictImpl>() != nullptr;
+  if (const auto* list = module.as<ModuleListImpl>()) {
+    return std::any_of(list->begin(), list->end(), [&](const ModulePointer& element) { return element == child; });
+  }
+  if (const auto* dict = module.as<ModuleDictImpl>()) {
+    const auto items = dict->items();
+    return std::any_of(items.begin(), items.end(), [&](const auto& item) { return item.second == child; });
+  }
+  if (const auto* sequential = module.as<SequentialImpl>()) {
+    return std::any_of(sequential->begin(), sequential->end(),
+                       [&](const AnyModule& any) { return any.ptr() == child; });
+  }
+  return false;
 }
 
 inline void replace_child(::torch::nn::Module& container, const std::string& name, const ModulePointer& from,
@@ -81,7 +93,7 @@ inline void replace_child(::torch::nn::Module& container, const std::string& nam
 inline void find_fixed(const ::torch::nn::Module& module, const std::string& path, std::string& found) {
   for (const auto& child : module.named_children()) {
     const std::string name = path.empty() ? child.key() : path + "." + child.key();
-    if (is_theirs(*child.value()) && !holds_replaceable(module)) found += (found.empty() ? "" : ", ") + name;
+    if (is_theirs(*child.value()) && !is_element(module, child.value())) found += (found.empty() ? "" : ", ") + name;
     find_fixed(*child.value(), name, found);
   }
 }

@@ -26,6 +26,7 @@ struct Call : ::torch::CustomClassHolder {
   LayerTensors tensors;
   LayerSettings settings;
   std::unique_ptr<SavedPass> saved;
+  bool affine = false;
 };
 
 struct NoParameter {};
@@ -40,6 +41,7 @@ struct Normalize : ::torch::autograd::Function<Normalize> {
       context->save_for_backward({x});
     } else {
       context->save_for_backward({x, weight});
+      call->affine = true;
     }
     context->saved_data["call"] = c10::IValue::make_capsule(call);
     call->tensors = {};  // those of the module; the graph has its own
@@ -48,15 +50,18 @@ struct Normalize : ::torch::autograd::Function<Normalize> {
 
   static ::torch::autograd::variable_list backward(::torch::autograd::AutogradContext* context,
                                                    const ::torch::autograd::variable_list& dy) {
-    if (at::GradMode::is_enabled()) {
-      throw Error("the gradient of a gradient (create_graph) of batch normalization is not available");
-    }
-    const auto saved = context->get_saved_variables();
     const auto call = c10::static_intrusive_pointer_cast<Call>(context->saved_data["call"].toCapsule());
-    const bool affine = saved.size() > 1;
-    Gradients gradients = call->engine->backward(dy[0], saved[0], affine ? saved[1] : at::Tensor(), *call->saved,
-                                                 context->needs_input_grad(0), affine && context->needs_input_grad(1),
-                                                 affine && context->needs_input_grad(2));
+    const bool affine = call->affine;
+    const auto find = [&]() -> BackwardInputs {
+      if (at::GradMode::is_enabled()) {
+        throw Error("the gradient of a gradient (create_graph) of batch normalization is not available");
+      }
+      auto saved = context->get_saved_variables();
+      return {dy[0], saved[0], affine ? saved[1] : at::Tensor()};
+    };
+    const Gradients gradients =
+        call->engine->backward(find, *call->saved, context->needs_input_grad(0), affine && context->needs_input_grad(1),
+                               affine && context->needs_input_grad(2));
     return {gradients.x, gradients.weight, gradients.bias, at::Tensor()};
   }
 };
@@ -100,7 +105,8 @@ class Normalizer {
   /// @brief Normalizes by the batch of all ranks in training, else by the running statistics; updates these in place.
   /// @param x  of f32, f16 or bf16 with parameters of float; of f64 too with those of double. @shape{(N, C, S...)}
   /// @param tensors  as the options say; the graph keeps the memory of those that its backward pass needs.
-  /// @param settings  of this pass. @return y, with the strides of x, differentiable by x, weight and bias where these are.
+  /// @param settings  of this pass. @return y, in the layout of x, differentiable by x, weight and bias where these are.
+  /// Passes that communicate come one at a time; all others may be made by several threads at once.
   /// @collective{one exchange in training, and one in its backward pass}
   /// @throws ShapeError, Error  on every rank alike, before any state changes. @throws CommunicatorError  see there.
   at::Tensor forward(const at::Tensor& x, const LayerTensors& tensors, const LayerSettings& settings) const {

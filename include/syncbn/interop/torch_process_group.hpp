@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -22,7 +23,8 @@ namespace syncbn::inline v0::torch {
 /// @brief The ranks of PyTorch's process group, by its all-reduce of doubles in host memory (gloo, MPI).
 ///
 /// Give it a group of its own: collectives of a group have to come in the same order on all ranks, and those of others (of
-/// DistributedDataParallel's buckets) come when they like. Copies are handles to the same rank of the same group.
+/// DistributedDataParallel's buckets) come when they like. Copies are handles to the same rank of the same group. A sum whose
+/// deadline has passed stays under way in the group, which may wait for it, up to its own timeout, when it goes.
 /// @determinism{as the group's: gloo adds each element on one rank in one order, and tells the others}
 /// @tparam ProcessGroup  c10d's, or one of its backends, which are no process groups of themselves from PyTorch 2.0 on.
 template <class ProcessGroup = c10d::ProcessGroup>
@@ -50,10 +52,11 @@ class ProcessGroupCommunicator {
   };
 
   /// @brief Uses a group. @param group  not null. @param timeout  how long a sum may take.
-  /// @throws Error if there is none.
+  /// @throws Error if there is no group, or no time.
   explicit ProcessGroupCommunicator(Group group, std::chrono::milliseconds timeout = std::chrono::minutes(10))
       : state_(std::make_shared<State>(State{std::move(group), timeout})) {
     if (!state_->group) throw Error("a process group that is null");
+    if (timeout.count() <= 0) throw Error("a timeout that is not more than 0, which c10d takes for none");
   }
 
   /// @brief This rank. @return 0 to size() - 1.
@@ -62,8 +65,10 @@ class ProcessGroupCommunicator {
   int size() const noexcept { return state_->group->getSize(); }
   /// @brief Whether sums are still possible. @return false after an error of the group, or a deadline.
   bool usable() const noexcept { return state_->usable; }
-  /// @brief How long a sum may take, for all handles of this rank. @param timeout  default: 10 minutes.
-  void set_timeout(std::chrono::milliseconds timeout) noexcept { state_->timeout = timeout; }
+  /// @brief How long a sum may take, for all handles of this rank. @param timeout  default: 10 minutes; less than 1 ms is that.
+  void set_timeout(std::chrono::milliseconds timeout) noexcept {
+    state_->timeout = std::max(timeout, std::chrono::milliseconds(1));
+  }
   /// @brief Numbers the layers that are made with this group. @return 0, 1, ... in order of calls, on each rank.
   std::uint64_t next_ordinal() noexcept { return state_->layers++; }
 

@@ -64,6 +64,9 @@ TensorView<T, Space> view(const at::Tensor& t) {
     extents[d] = t.sizes()[d];
     strides[d] = t.strides()[d];
   }
+  if (t.numel() > 0 && (t._is_zerotensor() || !t.has_storage() || t.storage().nbytes() == 0)) {
+    throw Error("a tensor without memory");
+  }
   return {static_cast<T*>(t.data_ptr()), {extents.data(), rank}, {strides.data(), rank}};
 }
 

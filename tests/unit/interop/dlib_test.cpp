@@ -177,6 +177,72 @@ TEST_CASE("ranks train a network of dlib as one does with the whole batch", "[dl
   for (Ours& net : nets) CHECK(agree(scores(net, batch), scores(whole, batch)));
 }
 
+TEST_CASE("files whose tensors do not fit together are refused, and the layer stays", "[dlib]") {
+  using Layer = syncbn::dlib::bn_<dlib::CONV_MODE>;
+  using Net = syncbn::dlib::bn_con<dlib::input<Image>>;
+  const Batch batch = make_batch(4, 6);
+  Net net;
+  dlib::resizable_tensor x;
+  net.to_tensor(batch.images.begin(), batch.images.end(), x);
+  const float before = *net.forward(x).begin();
+  const auto file_with = [](long parameters, long channels, long running, unsigned long window) {
+    std::ostringstream file;
+    using dlib::serialize;
+    dlib::resizable_tensor params(parameters), statistics(1, running);
+    params = 1;
+    statistics = 1;
+    serialize(std::string("bn_con2"), file);
+    serialize(params, file);
+    for (int i = 0; i < 2; ++i) serialize(dlib::alias_tensor(1, channels), file);
+    for (int i = 0; i < 2; ++i) serialize(dlib::resizable_tensor(), file);
+    for (int i = 0; i < 2; ++i) serialize(statistics, file);
+    serialize(1UL, file);
+    serialize(window, file);
+    for (int i = 0; i < 5; ++i) serialize(0.5, file);
+    return file.str();
+  };
+  const auto reads = [&](const std::string& contents) {
+    std::istringstream file(contents);
+    deserialize(net.layer_details(), file);
+  };
+  CHECK_THROWS_AS(reads(file_with(4, 100'000, 2, 100)), dlib::serialization_error);
+  CHECK_THROWS_AS(reads(file_with(4, 2, 3, 100)), dlib::serialization_error);
+  CHECK_THROWS_AS(reads(file_with(3, 2, 2, 100)), dlib::serialization_error);
+  CHECK_THROWS_AS(reads(file_with(4, 2, 2, 0)), dlib::serialization_error);
+  const std::string good = file_with(4, 2, 2, 100);
+  CHECK_THROWS_AS(reads(good.substr(0, good.size() - 3)), dlib::serialization_error);
+  CHECK(*net.forward(x).begin() == before);
+  Layer layer;
+  std::istringstream file(good);
+  deserialize(layer, file);
+  CHECK(layer.get_layer_params().size() == 4);
+}
+
+TEST_CASE("all layers of a network for dlib are told at once", "[dlib]") {
+  const Batch batch = make_batch(6, 7);
+  Ours net;
+  static_cast<void>(gradients(net, batch));
+  syncbn::dlib::set_all_bn_running_stats_window_sizes(net, 7);
+  CHECK(dlib::layer<3>(net).layer_details().get_running_stats_window_size() == 7);
+  CHECK_THROWS_AS(syncbn::dlib::set_all_bn_running_stats_window_sizes(net, 0), syncbn::Error);
+
+  // One rank evaluates while nobody else does anything.
+  const auto ranks = syncbn::ThreadCommunicator::create(2);
+  syncbn::dlib::synchronize(net, ranks[0]);
+  const std::vector<float> one_by_one = [&] {
+    syncbn::dlib::eval(net);
+    return scores(net, batch);
+  }();
+  dlib::resizable_tensor x;
+  net.to_tensor(batch.images.begin(), batch.images.end(), x);
+  const dlib::tensor& together = net.subnet().forward(x);
+  CHECK(agree(std::vector<float>(together.begin(), together.end()), one_by_one));
+  syncbn::dlib::synchronize(net, {});
+  syncbn::dlib::train(net);
+  const dlib::tensor& by_batch = net.subnet().forward(x);
+  CHECK_FALSE(agree(std::vector<float>(by_batch.begin(), by_batch.end()), one_by_one));
+}
+
 TEST_CASE("a layer for dlib is told whether it learns", "[dlib]") {
   using Net = syncbn::dlib::bn_fc<dlib::input<Image>>;
   const Batch batch = make_batch(4, 5);

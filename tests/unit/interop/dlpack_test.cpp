@@ -4,6 +4,7 @@
 #include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <syncbn/backends/cpu_backend.hpp>
@@ -83,6 +84,13 @@ TEST_CASE("format, device, alignment and shape of a DLPack tensor are checked", 
   lent.tensor().device = {kDLCUDAHost, 0};
   CHECK(syncbn::dlpack_view<float>(lent.tensor()).size() == 24);
   CHECK_THROWS_AS((syncbn::dlpack_view<float, syncbn::CudaSpace>(lent.tensor())), syncbn::Error);
+
+  void* const data = std::exchange(lent.tensor().data, nullptr);
+  CHECK_THROWS_WITH(syncbn::dlpack_view<float>(lent.tensor()), "a DLPack tensor without memory");
+  const std::int64_t samples = std::exchange(lent.tensor().shape[0], 0);
+  CHECK(syncbn::dlpack_view<float>(lent.tensor()).size() == 0);
+  lent.tensor().shape[0] = samples;
+  lent.tensor().data = data;
 
   lent.tensor().byte_offset = 2;
   CHECK_THROWS_WITH(syncbn::dlpack_view<float>(lent.tensor()), Contains("aligned"));

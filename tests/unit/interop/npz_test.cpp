@@ -94,6 +94,8 @@ TEST_CASE("what cannot be written for NumPy is refused, and the old file stays",
   };
   refuses({}, "without entries");
   refuses({2, {{"a", {2}, Floats{1}}}}, "other values than its shape");
+  refuses({2, {{"a", {-1, -1}, Floats{1}}}}, "a negative extent");
+  refuses({2, {{"a", {std::int64_t{1} << 32, std::int64_t{1} << 32}, Floats{}}}}, "other values than its shape");
   refuses({2, {{"a", {1}, Floats{1}}, {"a", {1}, Floats{1}}}}, "a cannot be written: File already exists");
   refuses({2, {{"a\xff", {1}, Floats{1}}}}, "cannot be written");
   refuses(syncbn::state_dict(syncbn::LazyBatchNorm<2>()), "no values yet");

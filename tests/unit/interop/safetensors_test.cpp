@@ -1,5 +1,6 @@
 #include <syncbn/interop/safetensors.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -149,7 +150,8 @@ TEST_CASE("damaged files are refused, with the reason", "[safetensors]") {
   refuses(file(" {}"), "begin with a brace");
   refuses(file("{} {}"), "no JSON");
   refuses(file("{\"a\xff\":" + f32 + "}", data), "no JSON");
-  refuses(file(std::string(1 << 20, '[')), "no JSON");
+  refuses(file(std::string(1 << 20, '[')), "nested too deeply");
+  refuses(file(R"({"a":{"dtype":"F32","shape":[[2]],"data_offsets":[0,8]}})", data), "nested too deeply");
   refuses(file(R"({"a":)" + f32 + R"(,"a":)" + f32 + "}", data), "the key a twice");
   refuses(file(R"({"a":{"dtype":"F32","dtype":"F64","shape":[2],"data_offsets":[0,8]}})", data), "the key dtype twice");
   refuses(file(only("3"), data), "not described by");
@@ -169,6 +171,15 @@ TEST_CASE("damaged files are refused, with the reason", "[safetensors]") {
   refuses(file(R"({"__metadata__":3})"), "__metadata__");
   refuses(file(R"({"__metadata__":{"a":3}})"), "__metadata__");
   CHECK_THROWS_AS(syncbn::read_safetensors(std::filesystem::path("no/such/file")), syncbn::Error);
+}
+
+// Time must not grow with the square of the number of tensors: this would take hours.
+TEST_CASE("files of very many tensors", "[safetensors]") {
+  StateDict dict;
+  for (int i = 100'000; i > 0; --i) dict.entries.push_back({std::to_string(i), {}, Integers{i}});
+  const StateDict again = read(written(dict));
+  const auto same = [](const auto& a, const auto& b) { return a == b; };
+  CHECK(std::equal(again.entries.begin(), again.entries.end(), dict.entries.begin(), dict.entries.end(), same));
 }
 
 // Whatever is in the file: an error of ours or a dictionary, and nothing else; sanitizers look on.
@@ -199,6 +210,9 @@ TEST_CASE("what cannot be written is refused before anything is", "[safetensors]
   refuses(syncbn::state_dict(syncbn::LazyBatchNorm<2>()), "no values yet");
   refuses({2, {{"a", {1}, Floats{1}}, {"a", {1}, Floats{1}}}}, "there twice");
   refuses({2, {{"a", {2}, Floats{1}}}}, "other values than its shape");
+  refuses({2, {{"a", {-1, -1}, Floats{1}}}}, "a negative extent");
+  refuses({2, {{"a", {Index{1} << 32, Index{1} << 32}, Floats{}}}}, "other values than its shape");
+  refuses({2, {{"a", {}, Floats{}}}}, "other values than its shape");
   refuses({2, {{"a\xff", {1}, Floats{1}}}}, "cannot be written");
 }
 
@@ -211,6 +225,8 @@ TEST_CASE("a file is replaced whole or not at all", "[safetensors]") {
   CHECK_THROWS_AS(syncbn::write_safetensors({2, {{"a", {2}, Floats{1}}}}, path), syncbn::Error);
   CHECK(syncbn::read_safetensors(path).entries.size() == 10);
   CHECK_THROWS_AS(syncbn::write_safetensors(model(), folder / "no" / "folder"), syncbn::Error);
-  CHECK(std::distance(std::filesystem::directory_iterator(folder), {}) == 1);
+  std::filesystem::create_directory(folder / "is_a_folder");
+  CHECK_THROWS_AS(syncbn::write_safetensors(model(), folder / "is_a_folder"), syncbn::Error);
+  CHECK(std::distance(std::filesystem::directory_iterator(folder), {}) == 2);  // nothing is left behind
   std::filesystem::remove_all(folder);
 }

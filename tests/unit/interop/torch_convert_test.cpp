@@ -67,13 +67,7 @@ nn::Sequential make_model() {
   const nn::BatchNorm2d shared(4);
   nn::Sequential model(nn::Conv2d(nn::Conv2dOptions(3, 4, 3).bias(false)), shared, nn::ReLU(),
                        Inner(nn::Conv2d(nn::Conv2dOptions(4, 4, 1)), nn::BatchNorm2d(4), shared));
-  model->to(at::kDouble);
-  for (const auto& buffer : model->named_buffers()) {
-    if (buffer.key().find("num_batches") != std::string::npos) {
-      Tensor counter = buffer.value();
-      counter.set_data(counter.to(at::kLong));  // LibTorch's to() makes it a double
-    }
-  }
+  model->to(at::kDouble);  // makes LibTorch's counters doubles, too
   return model;
 }
 
@@ -128,20 +122,23 @@ TEST_CASE("ranks together do what one does with the whole batch", "[torch]") {
     const auto wanted_buffers = whole->named_buffers();
     const auto have = model->named_buffers();
     CHECK(have.keys() == wanted_buffers.keys());
-    for (const auto& item : have) CHECK(agree(item.value(), wanted_buffers[item.key()], 1000));
+    for (const auto& item : have) {
+      CHECK(agree(item.value(), wanted_buffers[item.key()].to(item.value().scalar_type()), 1000));
+    }
   }
 }
 
 TEST_CASE("conversion keeps what others hold of a model", "[torch]") {
   auto model = make_model();
   const auto before = model->parameters();
-  const auto counter = model->named_buffers()["1.num_batches_tracked"];
+  const auto mean = model->named_buffers()["1.running_mean"];
   model->eval();
   on_threads(1, [&](int, const AnyCommunicator& group) { syncbn::torch::convert_sync_batchnorm(model, group); });
   const auto after = model->parameters();
   REQUIRE(after.size() == before.size());
   for (std::size_t i = 0; i < after.size(); ++i) CHECK(after[i].is_same(before[i]));
-  CHECK(model->named_buffers()["1.num_batches_tracked"].data_ptr() == counter.data_ptr());
+  CHECK(model->named_buffers()["1.running_mean"].data_ptr() == mean.data_ptr());
+  CHECK(model->named_buffers()["1.num_batches_tracked"].scalar_type() == at::kLong);
   auto* const first = model->ptr(1)->as<syncbn::torch::BatchNorm2dImpl>();
   REQUIRE(first != nullptr);
   CHECK_FALSE(first->is_training());
@@ -177,6 +174,15 @@ struct BlockImpl : nn::Module {
 };
 TORCH_MODULE(Block);
 
+// Its own list of modules, and a member besides.
+struct WithMemberImpl : InnerImpl {
+  nn::BatchNorm2d last{nullptr};
+  explicit WithMemberImpl(const nn::BatchNorm2d& element) : InnerImpl(element) {
+    last = register_module("last", nn::BatchNorm2d(2));
+  }
+};
+TORCH_MODULE(WithMember);
+
 }  // namespace
 
 TEST_CASE("members that cannot be replaced are named, before anything is", "[torch]") {
@@ -186,6 +192,8 @@ TEST_CASE("members that cannot be replaced are named, before anything is", "[tor
   CHECK((*model)[2]->as<nn::BatchNorm2dImpl>() != nullptr);
   CHECK((*model)[0]->as<BlockImpl>()->ours->communicator().size() == 1);
   CHECK_THROWS_WITH(syncbn::torch::convert_sync_batchnorm(nn::BatchNorm2d(2), alone[0]), Contains("the model itself"));
+  nn::ModuleList derived(WithMember(nn::BatchNorm2d(2)));
+  CHECK_THROWS_WITH(syncbn::torch::convert_sync_batchnorm(derived, alone[0]), Contains("ModuleDict: 0.last; use"));
   nn::ModuleList good(Block(false), nn::BatchNorm2d(2));
   syncbn::torch::convert_sync_batchnorm(good, alone[0]);
   CHECK((*good)[0]->as<BlockImpl>()->ours->communicator().size() == 2);
@@ -210,6 +218,62 @@ TEST_CASE("all ranks throw when the input of one is bad, and go on afterwards", 
   });
   for (const std::string& error : errors) CHECK_THAT(error, Contains("expected scalar type Float but found Int"));
   CHECK(batches == std::vector<std::int64_t>(3, 1));
+}
+
+TEST_CASE("models of 16 bits are converted to parameters of float", "[torch]") {
+  const auto type = GENERATE(at::kHalf, at::kBFloat16);
+  nn::Sequential model(nn::BatchNorm2d(4));
+  const Tensor weight = model->parameters()[0];
+  model->to(type);
+  syncbn::torch::convert_sync_batchnorm(model, {});
+  const Tensor x = at::randn({2, 4, 3, 3}).to(type);
+  CHECK(model->forward(x).scalar_type() == type);
+  CHECK(model->parameters()[0].is_same(weight));  // optimizers hold it
+  CHECK(weight.scalar_type() == at::kFloat);
+  CHECK(model->named_buffers()["0.running_var"].scalar_type() == at::kFloat);
+}
+
+TEST_CASE("all ranks throw when autograd refuses the backward pass of one, and go on afterwards", "[torch]") {
+  const auto run = GENERATE(&on_threads, &on_gloo);
+  const bool written_to = GENERATE(true, false);  // else: a gradient of a gradient
+  std::vector<std::string> errors(2);
+  std::vector<bool> usable(2);
+  run(2, [&](int rank, const AnyCommunicator& group) {
+    const auto r = static_cast<std::size_t>(rank);
+    syncbn::torch::SyncBatchNorm bn(nn::BatchNormOptions(2), group);
+    const auto step = [&](bool bad) {
+      const Tensor leaf = at::randn({4, 2, 3}).requires_grad_(), x = leaf * 1;
+      const Tensor y = bn->forward(x);
+      if (bad && written_to) {
+        const at::NoGradGuard no_gradients;
+        x.add_(1);
+      }
+      ::torch::autograd::grad({y.sum()}, {leaf}, {}, c10::nullopt, bad && !written_to);
+    };
+    try {
+      step(rank == 1);
+    } catch (const std::exception& e) {
+      errors[r] = e.what();
+    }
+    step(false);
+    usable[r] = bn->communicator().usable();
+  });
+  const char* const expected = written_to ? "modified by an inplace operation" : "gradient of a gradient";
+  for (const std::string& error : errors) CHECK_THAT(error, Contains(expected));
+  CHECK_THAT(errors[0], Contains("rank 1"));
+  CHECK(usable == std::vector<bool>(2, true));
+}
+
+TEST_CASE("a process group has to be there, and time", "[torch]") {
+  on_gloo(1, [](int, const AnyCommunicator&) {
+    CHECK_THROWS_AS(syncbn::torch::ProcessGroupCommunicator(c10::intrusive_ptr<c10d::ProcessGroupGloo>()),
+                    syncbn::Error);
+    const auto options = c10d::ProcessGroupGloo::Options::create();
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+    const auto group =
+        c10::make_intrusive<c10d::ProcessGroupGloo>(c10::make_intrusive<c10d::HashStore>(), 0, 1, options);
+    CHECK_THROWS_AS(syncbn::torch::ProcessGroupCommunicator(group, std::chrono::milliseconds(0)), syncbn::Error);
+  });
 }
 
 TEST_CASE("a rank that is late, or gone, is an error", "[torch]") {

@@ -1,8 +1,10 @@
 #include "support/torch.hpp"
 
+#include <atomic>
 #include <cmath>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 using at::Tensor;
@@ -88,7 +90,8 @@ TEST_CASE("parameters of double take tensors of double", "[torch]") {
   ::torch::nn::BatchNorm2d theirs(6);
   syncbn::torch::BatchNorm2d ours(6);
   theirs->to(at::kDouble);
-  theirs->num_batches_tracked.set_data(theirs->num_batches_tracked.to(at::kLong));  // LibTorch makes it a double
+  theirs->num_batches_tracked.set_data(
+      theirs->num_batches_tracked.to(at::kLong));  // LibTorch makes it a double; to compare
   ours->to(at::kDouble);
   CHECK(ours->num_batches_tracked.scalar_type() == at::kLong);
   check_same_steps(theirs, ours, inputs({4, 6, 5, 3}, at::kDouble));
@@ -244,10 +247,60 @@ TEST_CASE("modules are cloned, printed, put into Sequential, saved and loaded", 
   CHECK(model->named_buffers()["1.num_batches_tracked"].item<std::int64_t>() == 2);
 }
 
+TEST_CASE("threads may evaluate one module at once", "[torch]") {
+  const bool differentiate = GENERATE(false, true);
+  ::torch::manual_seed(1);
+  syncbn::torch::BatchNorm2d ours(16);
+  ours->forward(at::randn({4, 16, 3, 3}));
+  ours->eval();
+  ours->weight.requires_grad_(false);
+  ours->bias.requires_grad_(false);
+  const Tensor x = at::randn({1, 16, 4, 4}), expected = ours->forward(x);
+  Tensor expected_gradient = x.clone().requires_grad_();
+  ours->forward(expected_gradient).sum().backward();
+  expected_gradient = expected_gradient.grad();
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 2000; ++i) {
+        const Tensor z = differentiate ? x.clone().requires_grad_() : x;
+        const Tensor y = ours->forward(z);
+        if (!y.equal(expected)) ++wrong;
+        if (!differentiate) continue;
+        y.sum().backward();
+        if (!z.grad().equal(expected_gradient)) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("running statistics that are not tracked any more stay, and normalize in evaluation", "[torch]") {
+  syncbn::torch::BatchNorm1d ours(3), other(3);
+  const Tensor x = at::randn({8, 3}) + 2;
+  ours->forward(x);
+  other->forward(x);
+  ours->options.track_running_stats(false);
+  CHECK(ours->forward(x * 3).equal(other->forward(x * 3)));
+  CHECK(ours->num_batches_tracked.item<std::int64_t>() == 1);
+  CHECK(other->num_batches_tracked.item<std::int64_t>() == 2);
+  CHECK_FALSE(ours->running_mean.equal(other->running_mean));
+  ours->eval();
+  const Tensor expected = (x - ours->running_mean) / (ours->running_var + ours->options.eps()).sqrt();
+  CHECK(agree(ours->forward(x), expected, 1));
+}
+
 TEST_CASE("LibTorch's tensors are views", "[torch]") {
   const Tensor t = at::arange(24, at::kFloat).view({2, 3, 4}).transpose(0, 2);
   CHECK(syncbn::torch::view<const float>(t)(3, 1, 1) == 19);
   CHECK(syncbn::torch::visit(t.to(at::kBFloat16), [](auto v) { return v.extent(0); }) == 4);
   CHECK_THROWS_WITH(syncbn::torch::visit(t.to(at::kLong), [](auto v) { return v.extent(0); }), Contains("Long"));
   CHECK_THROWS_AS(syncbn::torch::view<float>(at::zeros({1, 1, 1, 1, 1, 1, 1, 1, 1})), syncbn::ShapeError);
+  CHECK_THROWS_WITH(syncbn::torch::view<float>(at::_efficientzerotensor({2, 3})), Contains("without memory"));
+  Tensor freed = at::zeros({2, 3});
+  freed.storage().unsafeGetStorageImpl()->set_data_ptr_noswap(at::DataPtr());
+  freed.storage().unsafeGetStorageImpl()->set_nbytes(0);
+  CHECK_THROWS_WITH(syncbn::torch::view<float>(freed), Contains("without memory"));
 }

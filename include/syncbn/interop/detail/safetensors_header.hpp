@@ -27,24 +27,55 @@ static_assert(std::endian::native == std::endian::little, "safetensors are littl
 
 inline constexpr std::uint64_t longest_safetensors_header = 100'000'000;  // that of the format's other readers
 inline constexpr const char* safetensors_version_key = "state_dict_version";
-using OrderedJson = nlohmann::ordered_json;
+using Json = nlohmann::json;
 
 [[noreturn]] inline void bad_safetensors(const std::string& what) { throw Error("not a safetensors file: " + what); }
 
-// Keys that occur twice mean different things to different readers.
-class NoKeyTwice {
+// Reads a header before anything is made of it: keys that occur twice mean different things to different readers, and no header
+// is deeper than {name: {key: [number]}}. (A callback of parse() would take time with the square of the number of keys.)
+class HeaderCheck : public nlohmann::json_sax<Json> {
  public:
-  bool operator()(int, OrderedJson::parse_event_t event, OrderedJson& parsed) {
-    using Event = OrderedJson::parse_event_t;
-    if (event == Event::object_start) open_.emplace_back();
-    if (event == Event::object_end) open_.pop_back();
-    if (event != Event::key) return true;
-    const auto key = parsed.get<std::string>();
-    if (!open_.back().insert(key).second) bad_safetensors("its header has the key " + key + " twice");
+  // The header's own keys, in their order.
+  std::vector<std::string> keys;
+
+  bool start_object(std::size_t) override {
+    open_.emplace_back();
+    return deeper();
+  }
+  bool start_array(std::size_t) override { return deeper(); }
+  bool end_object() override {
+    open_.pop_back();
+    --depth_;
+    return true;
+  }
+  bool end_array() override {
+    --depth_;
+    return true;
+  }
+  bool key(string_t& name) override {
+    if (!open_.back().insert(name).second) bad_safetensors("its header has the key " + name + " twice");
+    if (open_.size() == 1) keys.push_back(name);
+    return true;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& e) override {
+    bad_safetensors(std::string("its header is no JSON: ") + e.what());
+  }
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+
+ private:
+  bool deeper() {
+    if (++depth_ > 3) bad_safetensors("its header is nested too deeply");
     return true;
   }
 
- private:
+  int depth_ = 0;
   std::vector<std::set<std::string>> open_;  // keys of the objects that are open
 };
 
@@ -67,12 +98,12 @@ struct SafetensorsEntry {
   }
 };
 
-inline std::uint64_t unsigned_of(const OrderedJson& value, const std::string& name) {
+inline std::uint64_t unsigned_of(const Json& value, const std::string& name) {
   if (!value.is_number_unsigned()) bad_safetensors("a number in the description of " + name + " is none");
   return value.get<std::uint64_t>();
 }
 
-inline SafetensorsEntry safetensors_entry(const std::string& name, const OrderedJson& described) {
+inline SafetensorsEntry safetensors_entry(const std::string& name, const Json& described) {
   const auto has = [&](const char* key) { return described.is_object() && described.contains(key); };
   if (!has("dtype") || !has("shape") || !has("data_offsets") || !described["dtype"].is_string() ||
       !described["shape"].is_array() || !described["data_offsets"].is_array() ||
@@ -84,7 +115,7 @@ inline SafetensorsEntry safetensors_entry(const std::string& name, const Ordered
   entry.end = unsigned_of(described["data_offsets"][1], name);
   const bool known = entry.element_size() > 0;
   std::uint64_t bytes = known ? entry.element_size() : 1;
-  for (const OrderedJson& extent : described["shape"]) {
+  for (const Json& extent : described["shape"]) {
     const std::uint64_t n = unsigned_of(extent, name);
     constexpr std::uint64_t most = std::numeric_limits<Index>::max();
     if (n > most || (n != 0 && bytes > most / n)) bad_safetensors(name + " is too large");
@@ -111,11 +142,11 @@ inline void check_offsets(const std::vector<SafetensorsEntry>& entries, std::uin
     bad_safetensors("its tensors are " + std::to_string(end) + " bytes, and it has " + std::to_string(size));
 }
 
-inline std::optional<int> state_version_of(const OrderedJson& header) {
+inline std::optional<int> state_version_of(const Json& header) {
   if (!header.contains("__metadata__")) return std::nullopt;
-  const OrderedJson& metadata = header["__metadata__"];
+  const Json& metadata = header["__metadata__"];
   if (!metadata.is_object()) bad_safetensors("its __metadata__ is no object");
-  for (const OrderedJson& value : metadata) {
+  for (const Json& value : metadata) {
     if (!value.is_string()) bad_safetensors("its __metadata__ has values that are no strings");
   }
   const auto version = metadata.value(safetensors_version_key, std::string());

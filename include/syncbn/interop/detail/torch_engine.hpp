@@ -1,12 +1,14 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
-#include <vector>
+#include <utility>
 
 // clang-format off: clang reads LibTorch 1.13 only if this comes first
 #include <ATen/core/ivalue.h>
@@ -43,6 +45,7 @@ struct LayerSettings {
   double eps = 1e-5;               ///< is added to the variance
   std::optional<double> momentum;  ///< share of the batch in the running statistics; none: cumulative average
   bool training = true;            ///< by the batch or by the running statistics
+  bool tracks = true;              ///< whether training updates the running statistics that there are
 };
 
 }  // namespace torch
@@ -91,55 +94,97 @@ struct SavedPass {
   virtual ~SavedPass() = default;
 };
 
+// What a backward pass works on. Finding it may fail (autograd looks whether x was written to), and is the first thing that all
+// ranks do together.
+struct BackwardInputs {
+  at::Tensor dy, x, weight;
+};
+using FindInputs = std::function<BackwardInputs()>;
+
 struct Gradients {
   at::Tensor x, weight, bias;
 };
 
-// One layer in one group.
+// One place in a model, in one group. Passes that are not synchronized may be made by several threads at once.
 class Engine {
  public:
   virtual ~Engine() = default;
-  // y is allocated, with the strides of x. No `saved`: for inference.
+  // y is allocated, in the layout of x. No `saved`: no backward pass will come.
   virtual at::Tensor forward(const at::Tensor& x, const LayerTensors& tensors, const LayerSettings& settings,
                              std::unique_ptr<SavedPass>* saved) = 0;
-  virtual Gradients backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
-                             const SavedPass& saved, bool wants_x, bool wants_weight, bool wants_bias) = 0;
+  virtual Gradients backward(const FindInputs& find, const SavedPass& saved, bool wants_x, bool wants_weight,
+                             bool wants_bias) = 0;
 };
 
 template <class P>
 class EngineOf : public Engine {
   using Backend = CpuBackend<P, ParallelFor<OnTorchThreads>>;
-  using Layer = BorrowingBatchNorm<any_dims, Backend, AnyCommunicator>;
+  using Together = BorrowingBatchNorm<any_dims, Backend, AnyCommunicator>;
+  using Alone = BorrowingBatchNorm<any_dims, Backend>;
   struct Saved : SavedPass {
-    typename Layer::Saved values;
+    SavedForward<Backend> values;
+    at::ScalarType type = at::kFloat;  // of x
   };
 
  public:
   EngineOf(Index channels, const BatchNormOptions& options, const AnyCommunicator& communicator)
-      : layer_(channels, options, communicator, Backend(ParallelFor(OnTorchThreads()))) {}
+      : options_(options), together_(channels, options, communicator, make_backend()) {}
 
   at::Tensor forward(const at::Tensor& x, const LayerTensors& tensors, const LayerSettings& settings,
                      std::unique_ptr<SavedPass>* saved) override {
-    layer_.set_eps(settings.eps);
-    layer_.set_momentum(settings.momentum);
-    layer_.train(settings.training);
+    if (!settings.training || together_.communicator().size() == 1) {
+      Alone alone(together_.channels(), options_, {}, make_backend());
+      return normalize(alone, x, tensors, settings, saved);
+    }
+    const std::lock_guard lock(mutex_);
+    // Its backward pass borrows again, but the module may be gone by then, or have other memory.
+    kept_ = {tensors.running_mean, tensors.running_var, tensors.num_batches_tracked};
+    for (at::Tensor& t : kept_) {
+      if (t.defined()) t = t.detach();
+    }
+    return normalize(together_, x, tensors, settings, saved);
+  }
+
+  Gradients backward(const FindInputs& find, const SavedPass& pass, bool wants_x, bool wants_weight,
+                     bool wants_bias) override {
+    const auto& saved = static_cast<const Saved&>(pass);
+    if (!saved.values.synchronized) {
+      const BatchNormOptions options{.affine = options_.affine, .track_running_stats = false};
+      Alone alone(together_.channels(), options, {}, make_backend());
+      return differentiate(alone, find, saved, wants_x, wants_weight, wants_bias);
+    }
+    const std::lock_guard lock(mutex_);
+    return differentiate(together_, find, saved, wants_x, wants_weight, wants_bias);
+  }
+
+ private:
+  static Backend make_backend() { return Backend(ParallelFor(OnTorchThreads())); }
+
+  template <class Layer>
+  static at::Tensor normalize(Layer& layer, const at::Tensor& x, const LayerTensors& tensors,
+                              const LayerSettings& settings, std::unique_ptr<SavedPass>* saved) {
+    layer.set_eps(settings.eps);
+    layer.set_momentum(settings.momentum);
+    layer.train(settings.training);
+    layer.set_track_running_stats(settings.tracks);
     at::Tensor y;
-    by_format(x, [&]<class T>() {
+    by_format(x.defined() ? x.scalar_type() : at::kFloat, [&]<class T>() {
       const Argument<const T> input{[&] {
         check_dims(x, settings.dims);
-        borrow(tensors);
+        borrow(layer, tensors);
         return x;
       }};
       const Argument<T> output{[&] { return y = at::empty_like(x); }};
       if (saved == nullptr && !settings.training) {
-        layer_.infer(input, output);
+        layer.infer(input, output);
       } else {
         auto result = std::make_unique<Saved>();
-        layer_.forward(input, output, result->values);
+        layer.forward(input, output, result->values);
+        result->type = x.scalar_type();
         if (saved != nullptr) *saved = std::move(result);
       }
     });
-    if (settings.training) {
+    if (settings.training && settings.tracks) {
       for (const at::Tensor* t : {&tensors.running_mean, &tensors.running_var, &tensors.num_batches_tracked}) {
         if (t->defined() && !t->is_inference()) t->unsafeGetTensorImpl()->bump_version();
       }
@@ -147,34 +192,35 @@ class EngineOf : public Engine {
     return y;
   }
 
-  Gradients backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight, const SavedPass& saved,
-                     bool wants_x, bool wants_weight, bool wants_bias) override {
+  template <class Layer>
+  static Gradients differentiate(Layer& layer, const FindInputs& find, const Saved& saved, bool wants_x,
+                                 bool wants_weight, bool wants_bias) {
     Gradients gradients;
-    const auto& values = static_cast<const Saved&>(saved).values;
-    by_format(x, [&]<class T>() {
+    BackwardInputs inputs;
+    by_format(saved.type, [&]<class T>() {
       const Argument<const T> gradient{[&] {
+        inputs = find();
         // Absent gradients are not made.
-        if (wants_weight) gradients.weight = at::zeros_like(weight);
-        if (wants_bias) gradients.bias = at::zeros_like(weight);
-        layer_.borrow_for_backward(values_of(weight, "weight"), values_of(gradients.weight, "weight"),
-                                   values_of(gradients.bias, "bias"));
-        return dy;
+        if (wants_weight) gradients.weight = at::zeros_like(inputs.weight);
+        if (wants_bias) gradients.bias = at::zeros_like(inputs.weight);
+        layer.borrow_for_backward(values_of(inputs.weight, "weight"), values_of(gradients.weight, "weight"),
+                                  values_of(gradients.bias, "bias"));
+        return inputs.dy;
       }};
-      const Argument<const T> input{[&] { return x; }};
+      const Argument<const T> input{[&] { return inputs.x; }};
       if (wants_x) {
-        layer_.backward(gradient, input, values, Argument<T>{[&] { return gradients.x = at::empty_like(x); }});
+        layer.backward(gradient, input, saved.values,
+                       Argument<T>{[&] { return gradients.x = at::empty_like(inputs.x); }});
       } else {
-        layer_.backward(gradient, input, values, no_gradient);
+        layer.backward(gradient, input, saved.values, no_gradient);
       }
     });
     return gradients;
   }
 
- private:
   // Formats that nobody takes are refused by view(), with the others.
   template <class F>
-  static void by_format(const at::Tensor& x, const F& f) {
-    const at::ScalarType type = x.defined() ? x.scalar_type() : at::kFloat;
+  static void by_format(at::ScalarType type, const F& f) {
     if (type == at::kHalf) return f.template operator()<at::Half>();
     if (type == at::kBFloat16) return f.template operator()<at::BFloat16>();
     if constexpr (std::is_same_v<P, double>) {
@@ -194,22 +240,19 @@ class EngineOf : public Engine {
     return {static_cast<T*>(t.data_ptr()), static_cast<std::size_t>(t.numel())};
   }
 
-  void borrow(const LayerTensors& tensors) {
-    layer_.borrow({.weight = values_of(tensors.weight, "weight"),
-                   .bias = values_of(tensors.bias, "bias"),
-                   .running_mean = values_of(tensors.running_mean, "running_mean"),
-                   .running_var = values_of(tensors.running_var, "running_var"),
-                   .num_batches_tracked = values_of<std::int64_t>(tensors.num_batches_tracked, "num_batches_tracked")});
-    // The module may be gone, or have other memory, when the backward pass comes.
-    kept_.clear();
-    for (const at::Tensor* t :
-         {&tensors.weight, &tensors.bias, &tensors.running_mean, &tensors.running_var, &tensors.num_batches_tracked}) {
-      if (t->defined()) kept_.push_back(t->storage());
-    }
+  template <class Layer>
+  static void borrow(Layer& layer, const LayerTensors& tensors) {
+    layer.borrow({.weight = values_of(tensors.weight, "weight"),
+                  .bias = values_of(tensors.bias, "bias"),
+                  .running_mean = values_of(tensors.running_mean, "running_mean"),
+                  .running_var = values_of(tensors.running_var, "running_var"),
+                  .num_batches_tracked = values_of<std::int64_t>(tensors.num_batches_tracked, "num_batches_tracked")});
   }
 
-  Layer layer_;
-  std::vector<c10::Storage> kept_;
+  BatchNormOptions options_;
+  std::mutex mutex_;  // over all that follows
+  Together together_;
+  std::array<at::Tensor, 3> kept_;
 };
 
 }  // namespace detail::torch
