@@ -68,14 +68,14 @@ function(syncbn_add_unit_test name)
   endforeach()
 endfunction()
 
-# syncbn_add_mpi_test(name RANKS n... [NEEDS component...] [LIBS target...] [LABELS label...] [TIMEOUT seconds]): the tests unit.<name>.np<n>
-# from tests/unit/<name>_test.cpp, each run by mpiexec; MPI is initialised around them.
+# syncbn_add_mpi_test(name [THOROUGH] RANKS n... [NEEDS component...] [LIBS target...] [LABELS label...] [TIMEOUT seconds]):
+# the tests unit.<name>.np<n> from tests/unit/<name>_test.cpp, each run by mpiexec; MPI is initialised around them.
 function(syncbn_add_mpi_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "RANKS;NEEDS;LIBS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "THOROUGH" "TIMEOUT" "RANKS;NEEDS;LIBS;LABELS")
   set_property(GLOBAL APPEND PROPERTY syncbn_unit_tests ${name})
   list(APPEND arg_NEEDS mpi)
   syncbn_all_found(found ${arg_NEEDS})
-  if(NOT found)
+  if(NOT found OR (arg_THOROUGH AND SYNCBN_TEST_REDUCED))
     return()
   endif()
   list(TRANSFORM arg_NEEDS PREPEND syncbn::)
