@@ -18,5 +18,6 @@ int syncbn_test::run_catch(int argc, char** argv) {
     return 1;
   }
 #endif
-  return session.run(argc, argv);
+  // Catch's status is the number of failures, and 77 of them would look like a skipped test.
+  return session.run(argc, argv) == 0 ? 0 : 1;
 }

@@ -2,6 +2,7 @@
 
 #include <syncbn/backends/nccl_communicator.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <functional>
@@ -328,18 +329,25 @@ TEST_CASE("nccl: a replayed graph in which a rank is missing ends by the deadlin
 }
 
 TEST_CASE("nccl: sums in several streams are done in the order of calls", "[nccl]") {
-  const auto texts = on_two_ranks([](NcclCommunicator& c, const Barrier&) {
+  const auto texts = on_two_ranks([](NcclCommunicator& c, const Barrier& wait_for_all) {
     Rank first(c);
     Rank second(c);
     first.forward();
     second.forward();
     first.layer.synchronize();
     second.layer.synchronize();
-    // On one rank the first stream has other work to do before.
-    const auto late = [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(30)); };
-    if (c.rank() == 0) cudaLaunchHostFunc(first.stream.get(), late, nullptr);
+    // On one rank the first stream has other work to do before, and on the other the second: until both have put everything
+    // into their streams, and for as long after that as a sum could need that does not wait.
+    std::atomic<bool> under_way = false;
+    const auto late = [](void* flag) {
+      while (!*static_cast<std::atomic<bool>*>(flag)) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    };
+    cudaLaunchHostFunc((c.rank() == 0 ? first : second).stream.get(), late, &under_way);
     first.forward();
     second.forward();
+    wait_for_all();
+    under_way = true;
     Texts result{thrown_by([&] { first.layer.synchronize(); }), thrown_by([&] { second.layer.synchronize(); })};
     result.push_back(std::to_string(first.layer.num_batches_tracked() + second.layer.num_batches_tracked()));
     return result;
