@@ -32,10 +32,13 @@ class SyncBatchNorm(_BatchNorm):
     """
 
     def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, process_group=None,
-                 device=None, dtype=None, timeout=600.0):
+                 device=None, dtype=None, *, bias=True, timeout=600.0):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if not bias:  # which the base has in newer versions of PyTorch only
+            self.register_parameter("bias", None)
         self.process_group = process_group
         self.timeout = timeout
+        self._converted_from = None
         self._normalizer = None
         self._group = None  # of the normalizer
 
@@ -48,7 +51,8 @@ class SyncBatchNorm(_BatchNorm):
         if self._normalizer is None or group is not self._group:
             self._normalizer = Normalizer(self.num_features, self.affine, self.track_running_stats, group, self.timeout)
             self._group = group
-        return self._normalizer.forward(x, self.weight, self.bias, self.running_mean, self.running_var,
+        bias = torch.zeros_like(self.weight) if self.affine and self.bias is None else self.bias
+        return self._normalizer.forward(x, self.weight, bias, self.running_mean, self.running_var,
                                         self.num_batches_tracked, self.eps, self.momentum, training)
 
     def __getstate__(self):
@@ -56,30 +60,45 @@ class SyncBatchNorm(_BatchNorm):
 
     @classmethod
     def convert_sync_batchnorm(cls, module, process_group=None):
-        """As torch.nn.SyncBatchNorm.convert_sync_batchnorm: the module, with ours in place of every batch normalization. A
-        module that is there several times stays one."""
-        return _replace(module, _BatchNorm, cls, lambda ours: setattr(ours, "process_group", process_group), {})
+        """As torch.nn.SyncBatchNorm.convert_sync_batchnorm: the module, with ours in place of every batch normalization, with
+        its parameters, buffers and hooks. A module that is there several times stays one; ours get the process group."""
+        for lazy in module.modules():
+            if isinstance(lazy, _BatchNorm) and isinstance(lazy, torch.nn.modules.lazy.LazyModuleMixin):
+                raise TypeError("a lazy module has to see its first batch before it can be converted")
+
+        def convert(norm):
+            if not isinstance(norm, cls):
+                ours = _remade(norm, cls)
+                ours._converted_from = type(norm)
+                norm = ours
+            norm.process_group = process_group
+            return norm
+
+        return _replace(module, _BatchNorm, convert, {})
 
     @classmethod
-    def revert_sync_batchnorm(cls, module, to=torch.nn.BatchNorm2d):
-        """The module with PyTorch's own in place of ours."""
-        return _replace(module, cls, to, lambda theirs: None, {})
+    def revert_sync_batchnorm(cls, module, to=None):
+        """The module with PyTorch's own in place of ours: the class that was converted, or `to`, for example
+        torch.nn.BatchNorm2d, which modules that were made as ours need."""
+        if to is None and any(isinstance(m, cls) and m._converted_from is None for m in module.modules()):
+            raise TypeError("a module was not converted: say what it should become")
+        return _replace(module, cls, lambda ours: _remade(ours, to or ours._converted_from), {})
 
 
-def _replace(module, old, new, prepare, done):
-    if module in done:
-        return done[module]
-    result = module
-    if isinstance(module, old) and not isinstance(module, new):
-        if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin):
-            raise TypeError("a lazy module has to see its first batch before it can be converted")
-        result = new(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
-        # The same parameters, which optimizers may have already, and the same buffers.
-        result._parameters.update(module._parameters)
-        result._buffers.update(module._buffers)
-        result.train(module.training)
-        prepare(result)
-    done[module] = result
-    for name, child in module.named_children():
-        result.add_module(name, _replace(child, old, new, prepare, done))
-    return result
+def _remade(norm, kind):
+    """A module of another class with the same settings, parameters, which optimizers may have already, buffers and hooks."""
+    result = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    result._parameters.update(norm._parameters)
+    result._buffers.update(norm._buffers)
+    vars(result).update({name: value for name, value in vars(norm).items() if "_hook" in name})
+    return result.train(norm.training)
+
+
+def _replace(module, kind, make, done):
+    if module not in done:
+        done[module] = make(module) if isinstance(module, kind) else module
+        # Not named_children(), which gives one name of a child that has two.
+        for name, child in module._modules.items():
+            if child is not None:
+                done[module].add_module(name, _replace(child, kind, make, done))
+    return done[module]

@@ -112,14 +112,60 @@ def check_module():
     read = torch.load(file) if torch.__version__.startswith("1.") else torch.load(file, weights_only=False)
     assert torch.equal(copy.deepcopy(converted)(x), y) and torch.equal(read(x), y)
     print(converted[1])
+    group = object()
+    assert SyncBatchNorm.convert_sync_batchnorm(converted, group) is converted
+    assert converted[1].process_group is group and converted[2][1].process_group is group
     reverted = SyncBatchNorm.revert_sync_batchnorm(converted)
-    assert isinstance(reverted[1], nn.BatchNorm2d) and reverted[1] is reverted[2][0]
+    assert type(reverted[1]) is nn.BatchNorm2d and reverted[1] is reverted[2][0]
     # Three layers, each of which rounds a few times.
     assert torch.allclose(reverted(x), y, rtol=0, atol=16 * torch.finfo(y.dtype).eps * (1 + y.abs().max().item()))
 
 
+def check_without_bias():
+    """Layers that scale and do not shift, which newer versions of PyTorch have."""
+    x = torch.randn(4, 3, dtype=torch.float64)
+    ours = SyncBatchNorm(3, dtype=torch.float64, bias=False)
+    y = ours(x)
+    y.square().sum().backward()
+    assert torch.equal(y, SyncBatchNorm(3, dtype=torch.float64)(x))
+    assert list(dict(ours.named_parameters())) == ["weight"] and ours.weight.grad is not None
+
+
+def check_conversion():
+    """What a conversion keeps, and what it refuses before it has changed anything."""
+    model = nn.Module()
+    model.one = model.two = nn.BatchNorm1d(3)  # two names in one module
+    model.none = None
+    calls = []
+    handle = model.one.register_forward_hook(lambda *call: calls.append(call))
+    SyncBatchNorm.convert_sync_batchnorm(model)
+    assert isinstance(model.one, SyncBatchNorm) and model.two is model.one and model.none is None
+    model.one(torch.randn(4, 3))
+    handle.remove()
+    model.one(torch.randn(4, 3))
+    assert len(calls) == 1
+    SyncBatchNorm.revert_sync_batchnorm(model)
+    assert type(model.one) is nn.BatchNorm1d and model.two is model.one and model.one.num_batches_tracked == 2
+    assert isinstance(SyncBatchNorm.revert_sync_batchnorm(SyncBatchNorm(3), nn.BatchNorm2d), nn.BatchNorm2d)
+    convert, revert = SyncBatchNorm.convert_sync_batchnorm, SyncBatchNorm.revert_sync_batchnorm
+    check_refused(convert, nn.BatchNorm1d(3), nn.LazyBatchNorm1d())
+    check_refused(revert, convert(nn.BatchNorm1d(3)), SyncBatchNorm(3))
+
+
+def check_refused(replace, *modules):
+    model = nn.Sequential(*modules)
+    try:
+        replace(model)
+    except TypeError:
+        assert tuple(model) == modules
+    else:
+        raise AssertionError("what cannot be replaced was not noticed")
+
+
 def main():
     check_module()
+    check_conversion()
+    check_without_bias()
     digits = sys.argv[1]
     torch.set_num_threads(1)
     whole = make_model()

@@ -117,7 +117,8 @@ class Normalizer {
     const auto wants_gradient = [](const at::Tensor& t) { return t.defined() && t.requires_grad(); };
     const bool differentiates = at::GradMode::is_enabled() && x.defined() &&
                                 (wants_gradient(x) || wants_gradient(tensors.weight) || wants_gradient(tensors.bias));
-    if (!differentiates) {
+    // Where one of the two lacks, the layer says so on every rank; autograd would on this one alone.
+    if (!differentiates || tensors.weight.defined() != tensors.bias.defined()) {
       return engine->forward(x, tensors, settings, nullptr);
     }
     const auto call = c10::make_intrusive<Call>();

@@ -220,6 +220,21 @@ TEST_CASE("all ranks throw when the input of one is bad, and go on afterwards", 
   CHECK(batches == std::vector<std::int64_t>(3, 1));
 }
 
+TEST_CASE("all ranks throw when a parameter of one is missing", "[torch]") {
+  std::vector<std::string> errors(2);
+  on_threads(2, [&](int rank, const AnyCommunicator& group) {
+    const syncbn::torch::Normalizer normalizer(nn::BatchNormOptions(3).track_running_stats(false), group);
+    const Tensor weight = at::ones({3}).requires_grad_(), bias = rank == 1 ? Tensor() : at::zeros({3});
+    try {
+      normalizer.forward(at::ones({2, 3}), {weight, bias, {}, {}, {}}, {});
+    } catch (const syncbn::Error& e) {
+      errors[static_cast<std::size_t>(rank)] = e.what();
+    }
+  });
+  for (const std::string& error : errors) CHECK_THAT(error, Contains("bias"));
+  CHECK_THAT(errors[0], Contains("rank 1"));
+}
+
 TEST_CASE("models of 16 bits are converted to parameters of float", "[torch]") {
   const auto type = GENERATE(at::kHalf, at::kBFloat16);
   nn::Sequential model(nn::BatchNorm2d(4));
