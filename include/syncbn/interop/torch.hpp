@@ -15,8 +15,8 @@
 #include <syncbn/interop/torch_normalizer.hpp>
 
 /// @file
-/// Modules for LibTorch's C++ frontend: `BatchNorm1d/2d/3d` and `SyncBatchNorm`, with autograd, over CPU tensors of f32, f16,
-/// bf16 and f64 in any layout. They take the options of `torch::nn::BatchNorm*` and have its parameters and buffers under its
+/// Modules for LibTorch's C++ frontend: `BatchNorm1d/2d/3d` and `SyncBatchNorm`, with autograd, over tensors of f32, f16, bf16
+/// and f64 in any layout, in host memory, and on CUDA devices in programs that have torch_cuda.cuh too. They take the options of `torch::nn::BatchNorm*` and have its parameters and buffers under its
 /// names. Given a communicator, statistics in training are those of all ranks.
 
 namespace syncbn::inline v0 {

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -10,7 +14,7 @@
 #include <torch/nn/options/batchnorm.h>
 // clang-format on
 
-#include <syncbn/interop/detail/torch_engine.hpp>
+#include <syncbn/interop/detail/torch_cpu_place.hpp>
 
 /// @file
 /// Batch normalization with LibTorch's autograd for tensors that somebody else holds: what the modules of torch.hpp compute
@@ -27,6 +31,38 @@ struct Call : ::torch::CustomClassHolder {
   LayerSettings settings;
   std::unique_ptr<SavedPass> saved;
   bool affine = false;
+};
+
+// The same group, for a layer that is made later than those of other ranks: it has its number already.
+class Numbered : public AnyCommunicator {
+ public:
+  explicit Numbered(AnyCommunicator group)
+      : AnyCommunicator(std::move(group)), ordinal_(AnyCommunicator::next_ordinal()) {}
+  std::uint64_t next_ordinal() const noexcept { return ordinal_; }
+
+ private:
+  std::uint64_t ordinal_;
+};
+
+// One place in a model on the CUDA devices of this process, each of which gets its engines when a tensor comes from there.
+class EnginesOfDevices {
+ public:
+  EnginesOfDevices(Index channels, const BatchNormOptions& options, const AnyCommunicator& communicator)
+      : channels_(channels), options_(options), single_(Numbered(communicator)), double_(Numbered(communicator)) {}
+
+  std::shared_ptr<Engine> find(bool of_double, c10::DeviceIndex device) {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<Engine>& engine = engines_[{of_double, device}];
+    if (!engine) engine = make_cuda_engine.load()(of_double, channels_, options_, of_double ? double_ : single_);
+    return engine;
+  }
+
+ private:
+  Index channels_;
+  BatchNormOptions options_;
+  AnyCommunicator single_, double_;
+  std::mutex mutex_;
+  std::map<std::pair<bool, c10::DeviceIndex>, std::shared_ptr<Engine>> engines_;
 };
 
 struct NoParameter {};
@@ -113,7 +149,12 @@ class Normalizer {
     using namespace detail::torch;
     const at::Tensor& typical = tensors.weight.defined() ? tensors.weight : tensors.running_mean;
     const at::ScalarType type = typical.defined() ? typical.scalar_type() : x.defined() ? x.scalar_type() : at::kFloat;
-    const std::shared_ptr<Engine>& engine = type == at::kDouble ? double_ : single_;
+    const bool on_device = x.defined() && x.is_cuda() && make_cuda_engine != nullptr;
+    c10::OptionalDeviceGuard guard;
+    if (on_device) guard.reset_device(x.device());
+    const std::shared_ptr<Engine> engine = on_device ? devices_->find(type == at::kDouble, x.device().index())
+                                           : type == at::kDouble ? double_
+                                                                 : single_;
     const auto wants_gradient = [](const at::Tensor& t) { return t.defined() && t.requires_grad(); };
     const bool differentiates = at::GradMode::is_enabled() && x.defined() &&
                                 (wants_gradient(x) || wants_gradient(tensors.weight) || wants_gradient(tensors.bias));
@@ -130,17 +171,21 @@ class Normalizer {
   }
 
  private:
-  // One for parameters of float and one for those of double, both from the beginning, so that every rank makes its layers in
-  // the same order.
+  // For parameters of float and for those of double, in host memory and on devices: all from the beginning, so that every rank
+  // makes its layers in the same order.
   void make_engines() {
-    single_ = std::make_shared<detail::torch::EngineOf<float>>(channels_, layer_options_, communicator_);
-    double_ = std::make_shared<detail::torch::EngineOf<double>>(channels_, layer_options_, communicator_);
+    single_ = std::make_shared<detail::torch::EngineOf<detail::torch::CpuPlace<float>>>(channels_, layer_options_,
+                                                                                        communicator_);
+    double_ = std::make_shared<detail::torch::EngineOf<detail::torch::CpuPlace<double>>>(channels_, layer_options_,
+                                                                                         communicator_);
+    devices_ = std::make_unique<detail::torch::EnginesOfDevices>(channels_, layer_options_, communicator_);
   }
 
   AnyCommunicator communicator_;
   Index channels_;
   BatchNormOptions layer_options_;
   std::shared_ptr<detail::torch::Engine> single_, double_;
+  std::unique_ptr<detail::torch::EnginesOfDevices> devices_;
 };
 
 }  // namespace torch

@@ -31,6 +31,11 @@ struct scalar_kind<at::BFloat16> {
 };
 /// @endcond
 
+namespace detail::torch {
+template <class Space>
+inline constexpr at::DeviceType type_of_device = std::is_same_v<Space, HostSpace> ? at::kCPU : at::kCUDA;
+}
+
 /// @brief What LibTorch's users see.
 namespace torch {
 
@@ -41,7 +46,7 @@ namespace torch {
 template <class T, class Space = HostSpace>
 TensorView<T, Space> view(const at::Tensor& t) {
   constexpr at::ScalarType type = c10::CppTypeToScalarType<std::remove_const_t<T>>::value;
-  constexpr at::DeviceType device = std::is_same_v<Space, HostSpace> ? at::kCPU : at::kCUDA;
+  constexpr at::DeviceType device = detail::torch::type_of_device<Space>;
   static_assert(std::is_same_v<Space, HostSpace> || std::is_same_v<Space, CudaSpace>);
   if (!t.defined()) throw Error("a tensor that is not defined");
   if (t.layout() != at::kStrided) throw Error("a tensor that has no strides");

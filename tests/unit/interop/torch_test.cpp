@@ -202,6 +202,11 @@ TEST_CASE("bad input is refused before any state changes", "[torch]") {
   refuses(at::randn({2, 3, 2, 2}).to_sparse(), "no strides");
   refuses(Tensor(), "not defined");
   refuses(at::empty({2, 3, 2, 2}, at::device(at::kMeta)), "on meta where one on cpu is expected");
+  float element = 0;  // no device is asked for it
+  const at::Device device(at::kCUDA, 0);
+  refuses(at::from_blob(
+              &element, {0, 3, 2, 2}, {12, 4, 2, 1}, [](void*) {}, at::TensorOptions(device), device),
+          "a tensor on cuda:0: for these, include <syncbn/interop/torch_cuda.cuh>");
   bn->running_mean.set_data(at::zeros({6}).slice(0, 0, 6, 2));
   refuses(at::randn({2, 3, 2, 2}), "running_mean is not contiguous");
   bn->running_mean.set_data(at::zeros({4}));

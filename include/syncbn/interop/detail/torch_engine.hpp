@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -8,23 +9,23 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 // clang-format off: clang reads LibTorch 1.13 only if this comes first
 #include <ATen/core/ivalue.h>
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+#include <c10/core/DeviceGuard.h>
 // clang-format on
 
 #include <syncbn/backends/any_communicator.hpp>
-#include <syncbn/backends/cpu_backend.hpp>
-#include <syncbn/backends/executors.hpp>
 #include <syncbn/borrowed.hpp>
 #include <syncbn/interop/torch_tensor.hpp>
 #include <syncbn/validation.hpp>
 
-// What LibTorch's modules compute with: a layer on their tensors, for either type of parameters. Whatever is wrong with a
-// rank's tensors is found in view(), where the layer catches it, so that all ranks throw.
+// What LibTorch's modules compute with: a layer on their tensors, for one type of parameters and one kind of device, a Place
+// (torch_cpu_place.hpp, ../torch_cuda.cuh). Whatever is wrong with a rank's tensors is found in view(), where the layer catches
+// it, so that all ranks throw.
 
 namespace syncbn::inline v0 {
 
@@ -55,32 +56,22 @@ namespace detail::torch {
 using syncbn::torch::LayerSettings;
 using syncbn::torch::LayerTensors;
 
-// An argument of a pass. Prepare is called before any tensor is looked at, and Find gives the tensor.
-template <class T>
+// An argument of a pass, which is found where a mistake of it is an error on all ranks.
+template <class T, class Space>
 struct Argument {
   std::function<at::Tensor()> find;
 };
 
 }  // namespace detail::torch
 
-template <class T>
-struct tensor_traits<detail::torch::Argument<T>> {
-  static TensorView<T> view(const detail::torch::Argument<T>& argument) {
-    return syncbn::torch::view<T>(argument.find());
+template <class T, class Space>
+struct tensor_traits<detail::torch::Argument<T, Space>> {
+  static TensorView<T, Space> view(const detail::torch::Argument<T, Space>& argument) {
+    return syncbn::torch::view<T, Space>(argument.find());
   }
 };
 
 namespace detail::torch {
-
-// LibTorch's own threads, as many as at::set_num_threads() says.
-struct OnTorchThreads {
-  template <class Task>
-  void operator()(Index tasks, const Task& task) const {
-    at::parallel_for(0, tasks, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) task(Index{i});
-    });
-  }
-};
 
 inline void check_dims(const at::Tensor& x, std::int64_t dims) {
   if (!x.defined()) throw Error("a tensor that is not defined");
@@ -116,25 +107,48 @@ class Engine {
                              bool wants_bias) = 0;
 };
 
-template <class P>
+// For work that is in order by itself.
+struct NoOrder {
+  void follow_caller() {}
+};
+
+// Makes the engine for tensors of a CUDA device, with parameters of double or float: set by the program that has one
+// (../torch_cuda.cuh).
+using MakeEngine = std::shared_ptr<Engine> (*)(bool of_double, Index channels, const BatchNormOptions& options,
+                                               const AnyCommunicator& communicator);
+inline std::atomic<MakeEngine> make_cuda_engine{nullptr};
+
+// Place has a Backend, a Communicator that is made of an AnyCommunicator, and an Order of the backend's work and the caller's.
+template <class Place>
 class EngineOf : public Engine {
-  using Backend = CpuBackend<P, ParallelFor<OnTorchThreads>>;
-  using Together = BorrowingBatchNorm<any_dims, Backend, AnyCommunicator>;
+  using Backend = typename Place::Backend;
+  using P = typename Backend::parameter_type;
+  using Space = typename Backend::memory_space;
+  using Together = BorrowingBatchNorm<any_dims, Backend, typename Place::Communicator>;
   using Alone = BorrowingBatchNorm<any_dims, Backend>;
   struct Saved : SavedPass {
+    Saved() = default;
+    Saved(const Saved&) = delete;
+    Saved& operator=(const Saved&) = delete;
+    ~Saved() override {
+      const c10::OptionalDeviceGuard guard(device);  // memory goes back where it is from
+      values = {};
+    }
     SavedForward<Backend> values;
     at::ScalarType type = at::kFloat;  // of x
+    at::Device device = at::kCPU;
   };
 
  public:
   EngineOf(Index channels, const BatchNormOptions& options, const AnyCommunicator& communicator)
-      : options_(options), together_(channels, options, communicator, make_backend()) {}
+      : options_(options),
+        together_(channels, options, typename Place::Communicator(communicator), Place::lasting_backend()) {}
 
   at::Tensor forward(const at::Tensor& x, const LayerTensors& tensors, const LayerSettings& settings,
                      std::unique_ptr<SavedPass>* saved) override {
     if (!settings.training || together_.communicator().size() == 1) {
-      Alone alone(together_.channels(), options_, {}, make_backend());
-      return normalize(alone, x, tensors, settings, saved);
+      Alone alone(together_.channels(), options_, {}, Place::backend());
+      return normalize<false>(alone, x, tensors, settings, saved);
     }
     const std::lock_guard lock(mutex_);
     // Its backward pass borrows again, but the module may be gone by then, or have other memory.
@@ -142,7 +156,7 @@ class EngineOf : public Engine {
     for (at::Tensor& t : kept_) {
       if (t.defined()) t = t.detach();
     }
-    return normalize(together_, x, tensors, settings, saved);
+    return normalize<true>(together_, x, tensors, settings, saved);
   }
 
   Gradients backward(const FindInputs& find, const SavedPass& pass, bool wants_x, bool wants_weight,
@@ -150,37 +164,46 @@ class EngineOf : public Engine {
     const auto& saved = static_cast<const Saved&>(pass);
     if (!saved.values.synchronized) {
       const BatchNormOptions options{.affine = options_.affine, .track_running_stats = false};
-      Alone alone(together_.channels(), options, {}, make_backend());
-      return differentiate(alone, find, saved, wants_x, wants_weight, wants_bias);
+      Alone alone(together_.channels(), options, {}, Place::backend());
+      return differentiate<false>(alone, find, saved, wants_x, wants_weight, wants_bias);
     }
     const std::lock_guard lock(mutex_);
-    return differentiate(together_, find, saved, wants_x, wants_weight, wants_bias);
+    return differentiate<true>(together_, find, saved, wants_x, wants_weight, wants_bias);
   }
 
  private:
-  static Backend make_backend() { return Backend(ParallelFor(OnTorchThreads())); }
+  // Of the lasting backend, if that is what works.
+  template <bool lasting>
+  using Order = std::conditional_t<lasting, typename Place::Order, NoOrder>;
 
-  template <class Layer>
+  template <bool lasting, class Layer>
   static at::Tensor normalize(Layer& layer, const at::Tensor& x, const LayerTensors& tensors,
                               const LayerSettings& settings, std::unique_ptr<SavedPass>* saved) {
+    Order<lasting> order;
     layer.set_eps(settings.eps);
     layer.set_momentum(settings.momentum);
     layer.train(settings.training);
     layer.set_track_running_stats(settings.tracks);
     at::Tensor y;
     by_format(x.defined() ? x.scalar_type() : at::kFloat, [&]<class T>() {
-      const Argument<const T> input{[&] {
+      const Argument<const T, Space> input{[&] {
         check_dims(x, settings.dims);
+        Place::check(x);
         borrow(layer, tensors);
         return x;
       }};
-      const Argument<T> output{[&] { return y = at::empty_like(x); }};
+      const Argument<T, Space> output{[&] {
+        y = at::empty_like(x);
+        order.follow_caller();
+        return y;
+      }};
       if (saved == nullptr && !settings.training) {
         layer.infer(input, output);
       } else {
         auto result = std::make_unique<Saved>();
         layer.forward(input, output, result->values);
         result->type = x.scalar_type();
+        result->device = x.device();
         if (saved != nullptr) *saved = std::move(result);
       }
     });
@@ -192,25 +215,30 @@ class EngineOf : public Engine {
     return y;
   }
 
-  template <class Layer>
+  template <bool lasting, class Layer>
   static Gradients differentiate(Layer& layer, const FindInputs& find, const Saved& saved, bool wants_x,
                                  bool wants_weight, bool wants_bias) {
+    Order<lasting> order;
     Gradients gradients;
     BackwardInputs inputs;
     by_format(saved.type, [&]<class T>() {
-      const Argument<const T> gradient{[&] {
+      const Argument<const T, Space> gradient{[&] {
         inputs = find();
         // Absent gradients are not made.
         if (wants_weight) gradients.weight = at::zeros_like(inputs.weight);
         if (wants_bias) gradients.bias = at::zeros_like(inputs.weight);
         layer.borrow_for_backward(values_of(inputs.weight, "weight"), values_of(gradients.weight, "weight"),
                                   values_of(gradients.bias, "bias"));
+        order.follow_caller();
         return inputs.dy;
       }};
-      const Argument<const T> input{[&] { return inputs.x; }};
+      const Argument<const T, Space> input{[&] { return inputs.x; }};
       if (wants_x) {
-        layer.backward(gradient, input, saved.values,
-                       Argument<T>{[&] { return gradients.x = at::empty_like(inputs.x); }});
+        layer.backward(gradient, input, saved.values, Argument<T, Space>{[&] {
+                         gradients.x = at::empty_like(inputs.x);
+                         order.follow_caller();
+                         return gradients.x;
+                       }});
       } else {
         layer.backward(gradient, input, saved.values, no_gradient);
       }
@@ -232,10 +260,12 @@ class EngineOf : public Engine {
   template <class T = P>
   static std::span<T> values_of(const at::Tensor& t, const char* name) {
     if (!t.defined()) return {};
-    if (t.scalar_type() != c10::CppTypeToScalarType<T>::value || !t.device().is_cpu() || !t.is_contiguous()) {
+    if (t.scalar_type() != c10::CppTypeToScalarType<T>::value || t.device().type() != type_of_device<Space> ||
+        !t.is_contiguous()) {
       throw Error(std::string(name) + " is " + (t.is_contiguous() ? "" : "not contiguous, ") +
                   at::toString(t.scalar_type()) + " on " + t.device().str() + " where " +
-                  at::toString(c10::CppTypeToScalarType<T>::value) + " on cpu is expected");
+                  at::toString(c10::CppTypeToScalarType<T>::value) + " on " +
+                  at::DeviceTypeName(type_of_device<Space>, true) + " is expected");
     }
     return {static_cast<T*>(t.data_ptr()), static_cast<std::size_t>(t.numel())};
   }

@@ -1,0 +1,2 @@
+#pragma once
+// LibTorch's headers of CUDA ask for this file, which its build for CPUs has not.
