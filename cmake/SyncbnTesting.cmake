@@ -1,6 +1,7 @@
 # The conformance suite for backends and communicators, yours as well as ours. Installed with the package.
 #
-#   find_package(syncbn REQUIRED)
+#   enable_testing()
+#   find_package(syncbn REQUIRED)    # or add_subdirectory, or FetchContent_MakeAvailable
 #   include(SyncbnTesting)
 #   syncbn_add_conformance(NAME mine KIND communicator TYPE acme::Mine HEADER acme/mine.hpp RANKS 1 2 3 4 LIBS acme::acme)
 #
@@ -140,6 +141,9 @@ function(syncbn_add_conformance)
       message(FATAL_ERROR "syncbn_add_conformance: ${word} is missing")
     endif()
   endforeach()
+  if(NOT CMAKE_TESTING_ENABLED)
+    message(WARNING "syncbn_add_conformance: no tests without enable_testing() in the project's CMakeLists.txt")
+  endif()
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "syncbn_add_conformance: unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
   endif()

@@ -1,11 +1,14 @@
 # cmake -D SOURCE=file -P compile_fail.cmake -- compiler argument...
-# Succeeds where the command fails and prints, for each line "// expect: text" of the source, that text as it stands.
+# Succeeds where the command fails and prints, for each line "// expect: text" of the source, that text as it stands; and
+# nothing of what lines "// expect not: text" say.
 
 file(STRINGS "${SOURCE}" expected REGEX "^// expect: .+")
 list(TRANSFORM expected REPLACE "^// expect: " "")
 if(NOT expected)
   message(FATAL_ERROR "${SOURCE} has no line '// expect: text'")
 endif()
+file(STRINGS "${SOURCE}" unexpected REGEX "^// expect not: .+")
+list(TRANSFORM unexpected REPLACE "^// expect not: " "")
 
 set(command "")
 foreach(i RANGE ${CMAKE_ARGC})
@@ -25,5 +28,11 @@ foreach(text IN LISTS expected)
   string(FIND "${output}" "${text}" position)
   if(position EQUAL -1)
     message(FATAL_ERROR "failed, but without saying: ${text}")
+  endif()
+endforeach()
+foreach(text IN LISTS unexpected)
+  string(FIND "${output}" "${text}" position)
+  if(NOT position EQUAL -1)
+    message(FATAL_ERROR "failed, but said besides: ${text}")
   endif()
 endforeach()

@@ -15,11 +15,16 @@ consteval bool check_tensor() {
   static_assert(tensor<T>,
                 "tensor: no specialisation  template <> struct syncbn::tensor_traits<T>  with  static auto "
                 "view(T&)  and  static auto view(const T&)  that return a syncbn::TensorView");
-  static_assert(
-      known_scalar<typename view_t<T>::element_type>,
-      "tensor: no specialisation  template <> struct syncbn::scalar_kind<Element>  with  static constexpr "
-      "syncbn::ScalarKind value, or Element has not the size of that format (of foreign types, only 16-bit ones are "
-      "taken)");
+  if constexpr (tensor<T>) {
+    static_assert(tensor<const T>,
+                  "tensor: the specialisation of tensor_traits lacks  static auto view(const T&):  layers take their "
+                  "inputs so");
+    static_assert(
+        known_scalar<typename view_t<T>::element_type>,
+        "tensor: no specialisation  template <> struct syncbn::scalar_kind<Element>  with  static constexpr "
+        "syncbn::ScalarKind value, or Element has not the size of that format (of foreign types, only 16-bit ones are "
+        "taken)");
+  }
   return true;
 }
 
@@ -37,17 +42,31 @@ consteval bool check_communicator() {
       hands_out_frames<C>,
       "communicator: lacks the member type  frame  (default constructible, movable, with  double* data() const "
       "noexcept  and  Index size() const noexcept) or  frame acquire(Index words)");
-  static_assert(sums_frames<C>,
-                "communicator: lacks  void start(frame&, queue_type&),  bool poll(frame&) noexcept  or  void "
-                "finish(frame&, queue_type&):  the sum of doubles over the group, in place");
-  if constexpr (C::errors == ErrorModel::deferred) {
-    static_assert(has_mailboxes<C>,
-                  "communicator: its errors are deferred, but it lacks the member type  mailbox  (default "
-                  "constructible, movable, with  double* word() const noexcept),  mailbox open_mailbox()  or  const "
-                  "double* stopped() const noexcept");
-    static_assert(checks_later<C>,
-                  "communicator: its errors are deferred, but it lacks  void check(queue_type&)  or  void "
-                  "synchronize(queue_type&)");
+  // What follows stands on what is above: a mistake there is told once.
+  if constexpr (names_its_spaces<C> && hands_out_frames<C>) {
+    static_assert(sums_frames<C>,
+                  "communicator: lacks  void start(frame&, queue_type&),  bool poll(frame&) noexcept  or  void "
+                  "finish(frame&, queue_type&):  the sum of doubles over the group, in place");
+  }
+  // Optional members that are there and cannot be used would be missed silently.
+  if constexpr (requires { &C::next_ordinal; }) {
+    static_assert(numbers_layers<C>, "communicator: next_ordinal is there, but is not  std::uint64_t next_ordinal()");
+  }
+  // What is inherited may return the base.
+  if constexpr (requires { &C::split; }) {
+    static_assert(
+        requires(C& c) { c.split(0, 0); }, "communicator: split is there, but is not  C split(int color, int key)");
+  }
+  if constexpr (communicator<C>) {
+    if constexpr (C::errors == ErrorModel::deferred) {
+      static_assert(has_mailboxes<C>,
+                    "communicator: its errors are deferred, but it lacks the member type  mailbox  (default "
+                    "constructible, movable, with  double* word() const noexcept),  mailbox open_mailbox()  or  const "
+                    "double* stopped() const noexcept");
+      static_assert(checks_later<C>,
+                    "communicator: its errors are deferred, but it lacks  void check(queue_type&)  or  void "
+                    "synchronize(queue_type&)");
+    }
   }
   return true;
 }

@@ -119,6 +119,12 @@ concept checks_later = requires(C& c, typename C::queue_type& q) {
 template <class C>
 concept defers_errors = communicator<C> && C::errors == ErrorModel::deferred && has_mailboxes<C> && checks_later<C>;
 
+/// @brief Optional: `next_ordinal()` gives 0, 1, ... on each rank, to number the layers that are made with the group.
+template <class C>
+concept numbers_layers = requires(C& c) {
+  { c.next_ordinal() } -> std::same_as<std::uint64_t>;
+};
+
 /// @brief `split(color, key)`: a communicator of the ranks with the same color, ordered by key. Collective.
 template <class C>
 concept splittable = communicator<C> && requires(C& c, int color, int key) {
@@ -293,10 +299,10 @@ using format_of = std::integral_constant<ScalarKind, scalar_kind<typename view_t
 template <class T, class U>
 concept same_format_as = std::is_same_v<detail::format_of<T>, detail::format_of<U>>;
 
-/// @brief A tensor that kernels of backend B can read.
+/// @brief A tensor that kernels of backend B can read, from a const reference too.
 template <class T, class B>
-concept readable_by =
-    tensor<T> && known_scalar<typename view_t<T>::element_type> && in_memory_of<T, B> && in_format_of<T, B>;
+concept readable_by = tensor<T> && tensor<const T> && known_scalar<typename view_t<T>::element_type> &&
+                      in_memory_of<T, B> && in_format_of<T, B>;
 
 /// @brief A tensor that kernels of backend B can write.
 template <class T, class B>

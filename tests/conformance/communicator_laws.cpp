@@ -1,5 +1,6 @@
 #include "conformance/communicator_laws.hpp"
 
+#include <chrono>
 #include <concepts>
 
 #include "plug_under_test.hpp"
@@ -37,6 +38,27 @@ void law_split_if_it_can() {
     SUCCEED("it cannot split");
   }
 }
+template <class C>
+void law_ordinals_if_it_has_them() {
+  if constexpr (syncbn::numbers_layers<C> && !syncbn::always_alone<C>) {
+    law_ordinals<C>();
+  } else {
+    SUCCEED("it does not number layers");
+  }
+}
+template <class C>
+void law_deadline_if_it_has_one() {
+  constexpr bool has_one = requires(C& c) { c.set_timeout(std::chrono::milliseconds(1)); };
+  if constexpr (has_one && C::errors == syncbn::ErrorModel::immediate && outlives_faults<C>) {
+    law_deadline<C>();
+  } else {
+    SUCCEED("it has no set_timeout(), tells errors later, or its processes could not end after one");
+  }
+}
 }  // namespace
 TEST_CASE("communicator: all_reduce_sum", "[communicator]") { law_all_reduce_sum_on_the_host<Communicator>(); }
 TEST_CASE("communicator: split by color and key", "[communicator]") { law_split_if_it_can<Communicator>(); }
+TEST_CASE("communicator: layers are numbered", "[communicator]") { law_ordinals_if_it_has_them<Communicator>(); }
+TEST_CASE("communicator: a rank that does not come is an error", "[communicator]") {
+  law_deadline_if_it_has_one<Communicator>();
+}

@@ -361,6 +361,45 @@ void law_split() {
   }
 }
 
+/// @brief Numbers of layers are 0, 1, ... on each rank, whichever handle is asked.
+template <class Communicator>
+void law_ordinals() {
+  const Outcomes outcomes = run_ranks_well<Communicator>([](Communicator& c) {
+    Communicator copy = c;
+    std::vector<double> numbers;
+    for (Communicator* handle : {&c, &copy, &copy, &c}) numbers.push_back(static_cast<double>(handle->next_ordinal()));
+    return numbers;
+  });
+  for (const Outcome& outcome : outcomes) CHECK(outcome.values == std::vector<double>{0, 1, 2, 3});
+}
+
+/// @brief Whoever waits longer than the deadline for a rank that does not come gets a CommunicatorError; the group is then not
+/// usable, and says so to every later sum.
+template <class Communicator>
+void law_deadline() {
+  const auto throws = [](const auto& f) {
+    try {
+      f();
+    } catch (const syncbn::CommunicatorError&) {
+      return 1.0;
+    }
+    return 0.0;
+  };
+  const Outcomes outcomes = run_ranks_well<Communicator>([&](Communicator& c, const Barrier& barrier) {
+    const auto one = [](std::uint64_t) { return 1.0; };
+    c.set_timeout(std::chrono::milliseconds(200));
+    std::vector<double> result(3, 1.0);
+    if (c.rank() != 0) {
+      result[0] = throws([&] { static_cast<void>(detail::sum_of(c, 3, one)); });
+      result[1] = c.usable() ? 0 : 1;
+      result[2] = throws([&] { detail::Sum<Communicator>(c, 3, one); });
+    }
+    barrier();  // the first rank has not come so far
+    return result;
+  });
+  for (const Outcome& outcome : outcomes) CHECK(outcome.values == std::vector<double>(3, 1.0));
+}
+
 /// @brief all_reduce_sum() over it. (The library's own function; here because whoever writes a communicator calls it.)
 template <class Communicator>
   requires std::same_as<typename Communicator::memory_space, syncbn::HostSpace>

@@ -124,6 +124,16 @@ struct Launcher {
   }
 };
 
+/// @brief Whether the ranks can end as usual once the group was given up. @return true, unless the Launcher says otherwise.
+template <class Communicator>
+inline constexpr bool outlives_faults = [] {
+  if constexpr (requires { Launcher<Communicator>::outlives_faults; }) {
+    return Launcher<Communicator>::outlives_faults;
+  } else {
+    return true;
+  }
+}();
+
 /// @brief How the host reaches the words of a frame: as its own memory, unless this is specialised.
 template <class Communicator>
 struct FrameAccess {

@@ -39,6 +39,8 @@ inline std::vector<std::string> gather_over_mpi(const std::string& mine) {
 template <class Communicator>
   requires std::constructible_from<Communicator, MPI_Comm>
 struct Launcher<Communicator> {
+  static constexpr bool outlives_faults = false;  // MPI_Finalize may wait for collectives that never end
+
   static Outcomes run(int ranks, const RankBody<Communicator>& body) {
     int world = 0;
     MPI_Comm_size(MPI_COMM_WORLD, &world);

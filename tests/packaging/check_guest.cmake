@@ -15,3 +15,8 @@ foreach(target ${targets})
     message(FATAL_ERROR "${target} passes ${options} on to those who link it")
   endif()
 endforeach()
+
+find_file(conformance_suite SyncbnTesting.cmake PATHS ${CMAKE_MODULE_PATH} NO_DEFAULT_PATH NO_CACHE)
+if(NOT conformance_suite)
+  message(FATAL_ERROR "include(SyncbnTesting) would not find the conformance suite")
+endif()

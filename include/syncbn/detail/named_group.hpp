@@ -5,16 +5,11 @@
 #include <string>
 #include <utility>
 
+#include <syncbn/concepts.hpp>
 #include <syncbn/detail/agreement.hpp>
 #include <syncbn/errors.hpp>
 
 namespace syncbn::inline v0::detail {
-
-// Whether the group numbers the layers that are made with it.
-template <class C>
-concept numbers_layers = requires(C& c) {
-  { c.next_ordinal() } -> std::same_as<std::uint64_t>;
-};
 
 // A layer's handle on its group, and the name under which it appears in headers and messages: its own, or its number in the
 // order in which layers were made with the group.

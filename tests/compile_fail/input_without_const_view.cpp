@@ -1,0 +1,19 @@
+// The same, in a call.
+// expect: tensor<const
+#include <vector>
+
+#include <syncbn/syncbn.hpp>
+
+struct Batch {
+  std::vector<float> values;
+};
+
+template <>
+struct syncbn::tensor_traits<Batch> {
+  static TensorView<float> view(Batch& x) { return {x.values.data(), {1, 1}, {1, 1}}; }
+#ifndef SYNCBN_MISTAKE
+  static TensorView<const float> view(const Batch& x) { return {x.values.data(), {1, 1}, {1, 1}}; }
+#endif
+};
+
+void normalize(syncbn::BatchNorm<1>& bn, Batch& x, Batch& y) { auto saved = bn.forward(x, y); }
