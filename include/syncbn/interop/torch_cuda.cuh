@@ -4,6 +4,7 @@
 
 // clang-format off: clang reads LibTorch 1.13 only if this comes first
 #include <ATen/core/ivalue.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDAStream.h>
 // clang-format on
 
@@ -65,10 +66,15 @@ struct CudaPlace {
   };
 };
 
+// On the current device, to which it gives its memory back.
 inline std::shared_ptr<Engine> make_engine_of_cuda(bool of_double, Index channels, const BatchNormOptions& options,
                                                    const AnyCommunicator& communicator) {
-  if (of_double) return std::make_shared<EngineOf<CudaPlace<double>>>(channels, options, communicator);
-  return std::make_shared<EngineOf<CudaPlace<float>>>(channels, options, communicator);
+  const auto release = [device = c10::cuda::getDefaultCUDAStream().device()](Engine* engine) {
+    const c10::DeviceGuard guard(device);
+    delete engine;
+  };
+  if (of_double) return {new EngineOf<CudaPlace<double>>(channels, options, communicator), release};
+  return {new EngineOf<CudaPlace<float>>(channels, options, communicator), release};
 }
 
 // Of each source file, so that it happens before main() for certain.

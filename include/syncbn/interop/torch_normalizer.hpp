@@ -139,8 +139,8 @@ class Normalizer {
   const AnyCommunicator& communicator() const noexcept { return communicator_; }
 
   /// @brief Normalizes by the batch of all ranks in training, else by the running statistics; updates these in place.
-  /// @param x  of f32, f16 or bf16 with parameters of float; of f64 too with those of double. @shape{(N, C, S...)}
-  /// @param tensors  as the options say; the graph keeps the memory of those that its backward pass needs.
+  /// @param x  of f32, f16 or bf16 with parameters of float; of f64 too with those of double; in host memory, or on a CUDA
+  /// device in programs that have torch_cuda.cuh. @shape{(N, C, S...)} @param tensors  as the options say; the graph keeps the memory of those that its backward pass needs.
   /// @param settings  of this pass. @return y, in the layout of x, differentiable by x, weight and bias where these are.
   /// Passes that communicate come one at a time; all others may be made by several threads at once.
   /// @collective{one exchange in training, and one in its backward pass}

@@ -12,6 +12,7 @@
 
 #include "libtorch/device.hpp"
 #include "memory.hpp"
+#include "streams.hpp"
 #include "support/emulated_devices.hpp"
 #include "support/torch.hpp"
 
@@ -225,6 +226,18 @@ TEST_CASE("all ranks throw when the input of one is bad or elsewhere", "[torch][
   CHECK(usable == std::vector<bool>(2, true));
 }
 
+TEST_CASE("the host does not wait for a device that is alone", "[torch][cuda]") {
+  syncbn::torch::BatchNorm2d module(4);
+  module->to(device(1));
+  const Tensor x = at::ones({2, 4, 3, 3}, device(1));
+  const at::NoGradGuard no_gradients;
+  const long before = cuda_emulation::waits();
+  static_cast<void>(module->forward(x));
+  module->eval();
+  static_cast<void>(module->forward(x));
+  CHECK(cuda_emulation::waits() == before);
+}
+
 TEST_CASE("what a module on a device takes it gives back", "[torch][cuda]") {
   const auto allocations = [] {
     for (int d = 0; d < 2; ++d) {
@@ -242,6 +255,15 @@ TEST_CASE("what a module on a device takes it gives back", "[torch][cuda]") {
     CHECK(allocations() > before);
     const c10::DeviceGuard guard(device(0));  // where the graph goes away
     y.sum().backward();
+    // And one over ranks, of which both threads are gone before it is.
+    std::vector<syncbn::torch::BatchNorm2d> modules;
+    for (int r = 0; r < 2; ++r) modules.emplace_back(4);
+    syncbn::run_thread_ranks(2, [&](const syncbn::ThreadCommunicator& ranks) {
+      const auto r = static_cast<std::size_t>(ranks.rank());
+      modules[r]->to(device(ranks.rank()));
+      modules[r]->set_communicator(ranks);
+      static_cast<void>(modules[r]->forward(at::ones({2, 4, 3, 3}, device(ranks.rank()))));
+    });
   }
   CHECK(allocations() == before);
 }
