@@ -75,6 +75,7 @@ Contender syncbn_avx2(bool copies_first = false);
 Contender syncbn_avx512(bool copies_first = false);
 std::vector<Contender> contenders_onednn();
 std::vector<Contender> contenders_torch();
-std::vector<Contender> limits();
+std::vector<Contender> limits_avx2();
+std::vector<Contender> limits_avx512();
 
 }  // namespace bench

@@ -1,5 +1,5 @@
 // The least that any implementation must do: move the bytes. Plainly, and asking for lines ahead of the processor's own
-// prefetchers, which is faster where tensors are large.
+// prefetchers, which is faster where tensors are large. Compiled once for each instruction set, with BENCH_LIMITS as its name.
 
 #include <algorithm>
 #include <cstring>
@@ -31,44 +31,74 @@ __attribute__((always_inline)) inline void ask(const std::byte* line) {
   if constexpr (ahead > 0) __builtin_prefetch(line + ahead, 0, 2);
 }
 
+// 64 bytes in registers.
+struct Line {
+#ifdef __AVX512F__
+  __m512 all;
+
+  static Line load(const std::byte* from) { return {_mm512_loadu_ps(from)}; }
+  void store(std::byte* to) const { _mm512_storeu_ps(to, all); }
+  void stream(std::byte* to) const { _mm512_stream_ps(reinterpret_cast<float*>(to), all); }
+  friend Line operator+(Line a, Line b) { return {_mm512_add_ps(a.all, b.all)}; }
+#else
+  __m256 low, high;
+
+  static Line load(const std::byte* from) {
+    const auto* floats = reinterpret_cast<const float*>(from);
+    return {_mm256_loadu_ps(floats), _mm256_loadu_ps(floats + 8)};
+  }
+  void store(std::byte* to) const {
+    _mm256_storeu_ps(reinterpret_cast<float*>(to), low);
+    _mm256_storeu_ps(reinterpret_cast<float*>(to) + 8, high);
+  }
+  void stream(std::byte* to) const {
+    _mm256_stream_ps(reinterpret_cast<float*>(to), low);
+    _mm256_stream_ps(reinterpret_cast<float*>(to) + 8, high);
+  }
+  friend Line operator+(Line a, Line b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+#endif
+};
+
 template <std::size_t ahead>
-__attribute__((target("avx512f"))) void stream_copy(const std::byte* from, std::byte* to, std::size_t first,
-                                                    std::size_t last) {
+void stream_copy(const std::byte* from, std::byte* to, std::size_t first, std::size_t last) {
   for (std::size_t i = first; i + 64 <= last; i += 64) {
     ask<ahead>(from + i);
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+    Line::load(from + i).stream(to + i);
   }
   _mm_sfence();
 }
 template <std::size_t ahead>
-__attribute__((target("avx512f"))) void stream_triad(const std::byte* a, const std::byte* b, std::byte* to,
-                                                     std::size_t first, std::size_t last) {
+void stream_triad(const std::byte* a, const std::byte* b, std::byte* to, std::size_t first, std::size_t last) {
   for (std::size_t i = first; i + 64 <= last; i += 64) {
     ask<ahead>(a + i);
     ask<ahead>(b + i);
-    _mm512_stream_ps(reinterpret_cast<float*>(to + i), _mm512_add_ps(_mm512_loadu_ps(a + i), _mm512_loadu_ps(b + i)));
+    (Line::load(a + i) + Line::load(b + i)).stream(to + i);
   }
   _mm_sfence();
 }
-__attribute__((target("avx512f"))) void triad(const std::byte* a, const std::byte* b, std::byte* to, std::size_t first,
-                                              std::size_t last) {
-  for (std::size_t i = first; i + 64 <= last; i += 64) {
-    _mm512_storeu_ps(to + i, _mm512_add_ps(_mm512_loadu_ps(a + i), _mm512_loadu_ps(b + i)));
-  }
+void triad(const std::byte* a, const std::byte* b, std::byte* to, std::size_t first, std::size_t last) {
+  for (std::size_t i = first; i + 64 <= last; i += 64) (Line::load(a + i) + Line::load(b + i)).store(to + i);
 }
+
 volatile float read_sink;
+// So that nothing that was read was read in vain.
+void use(Line sum) {
+  alignas(64) std::byte bytes[64];
+  sum.store(bytes);
+  float first = 0;
+  std::memcpy(&first, bytes, sizeof first);
+  read_sink = first;
+}
 template <std::size_t ahead>
-__attribute__((target("avx512f"))) void read(const std::byte* from, std::size_t first, std::size_t last) {
-  __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+void read(const std::byte* from, std::size_t first, std::size_t last) {
+  Line sum[4] = {};
   for (std::size_t i = first; i + 256 <= last; i += 256) {
-    for (int k = 0; k < 4; ++k) {
+    for (std::size_t k = 0; k < 4; ++k) {
       ask<ahead>(from + i + 64 * k);
-      sum[k] = _mm512_add_ps(sum[k], _mm512_loadu_ps(from + i + 64 * k));
+      sum[k] = sum[k] + Line::load(from + i + 64 * k);
     }
   }
-  float lanes[16];
-  _mm512_storeu_ps(lanes, _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
-  read_sink = lanes[0];
+  use(sum[0] + sum[1] + (sum[2] + sum[3]));
 }
 
 template <class Part>
@@ -82,13 +112,13 @@ Contender limit(const char* name, const Part& part) {
 }
 
 // The bytes of [first, last) summed up; what is 4 KB beyond is asked for.
-__attribute__((target("avx512f"))) __m512 sum_of(const std::byte* first, const std::byte* last) {
-  __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-  for (int k = 0; first < last; first += 64, k ^= 1) {
+Line sum_of(const std::byte* first, const std::byte* last) {
+  Line sum[2] = {};
+  for (std::size_t k = 0; first < last; first += 64, k ^= 1) {
     ask<4096>(first);
-    sum[k] = _mm512_add_ps(sum[k], _mm512_loadu_ps(first));
+    sum[k] = sum[k] + Line::load(first);
   }
-  return _mm512_add_ps(sum[0], sum[1]);
+  return sum[0] + sum[1];
 }
 
 // What a kernel for (N, C, S...) moves, in the order in which it has to: as many channels as are 128 KB are read over the
@@ -111,17 +141,15 @@ struct Steps {
     const std::size_t end = std::min(channel + at_once, channels);
     f((n * channels + channel) * channel_bytes / 64 * 64, (n * channels + end) * channel_bytes / 64 * 64);
   }
-  __attribute__((target("avx512f"))) void operator()(std::size_t channel) const {
-    __m512 sum = _mm512_setzero_ps();
+  void operator()(std::size_t channel) const {
+    Line sum{};
     for (std::size_t n = 0; n < samples; ++n) {
-      run(channel, n, [&](std::size_t first, std::size_t last) __attribute__((target("avx512f"))) {
-        sum = _mm512_add_ps(sum, sum_of(b.x + first, b.x + last));
-        if (backward) sum = _mm512_add_ps(sum, sum_of(b.dy + first, b.dy + last));
+      run(channel, n, [&](std::size_t first, std::size_t last) {
+        sum = sum + sum_of(b.x + first, b.x + last);
+        if (backward) sum = sum + sum_of(b.dy + first, b.dy + last);
       });
     }
-    float lanes[16];
-    _mm512_storeu_ps(lanes, sum);
-    read_sink = lanes[0];
+    use(sum);
     for (std::size_t n = 0; n < samples; ++n) {
       run(channel, turns_back ? samples - 1 - n : n, [&](std::size_t first, std::size_t last) {
         if (!backward) {
@@ -150,8 +178,7 @@ Contender steps() {
 
 }  // namespace
 
-std::vector<Contender> limits() {
-  if (!__builtin_cpu_supports("avx512f")) return {};
+std::vector<Contender> BENCH_LIMITS() {
   constexpr std::size_t ahead = 4096;
   using Place = std::size_t;
   return {

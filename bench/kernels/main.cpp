@@ -47,17 +47,27 @@ class Host final : public Machine {
 std::vector<Contender> all_contenders() {
   std::vector<Contender> all;
   const auto add = [&](std::vector<Contender> more) { all.insert(all.end(), more.begin(), more.end()); };
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) add({syncbn_avx512()});
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add({syncbn_avx2()});
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (has_avx512) add({syncbn_avx512()});
+  if (has_avx2) add({syncbn_avx2()});
   add({syncbn_sse2()});
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) add({syncbn_avx512(true)});
+  if (has_avx512) {
+    add({syncbn_avx512(true)});
+  } else if (has_avx2) {
+    add({syncbn_avx2(true)});
+  }
 #if BENCH_ONEDNN
   add(contenders_onednn());
 #endif
 #if BENCH_TORCH
   add(contenders_torch());
 #endif
-  add(limits());
+  if (has_avx512) {
+    add(limits_avx512());
+  } else if (has_avx2) {
+    add(limits_avx2());
+  }
   return all;
 }
 
