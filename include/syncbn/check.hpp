@@ -78,22 +78,30 @@ consteval bool check_backend() {
   static_assert(names_its_types<B>,
                 "backend: lacks the member types  memory_space, queue_type, parameter_type  (float or double) or  "
                 "queue_type& queue() noexcept");
-  static_assert(has_buffers<B>, "backend: lacks  template <class T> using buffer  with data(), size() and resize(n)");
+  static_assert(
+      has_buffers<B>,
+      "backend: lacks  template <class T> using buffer  (default constructible, copies are deep) with data(), "
+      "also const, size() and resize(n)");
   static_assert(copies_to_host<B>,
                 "backend: lacks  void download(const T* from, Index n, T* to) const  or  void upload(const T*, Index, "
-                "T*)  for parameter_type and std::int64_t");
+                "T*)  for parameter_type, double and std::int64_t");
   static_assert(runs_channel_functors<B>, "backend: lacks  void for_each_channel(Index channels, F f)");
   static_assert(states_its_formats<B>, "backend: lacks  static constexpr bool accepts(syncbn::ScalarKind)");
-  static_assert(accumulates_moments<B, typename B::parameter_type>,
-                "backend: lacks  void accumulate(TensorView<const T> x, MomentsPointers)");
-  static_assert(accumulates_gradients<B, typename B::parameter_type>,
-                "backend: lacks  void accumulate(TensorView<const D> dy, TensorView<const T> x, const double* mean, "
-                "GradientSumsPointers)");
-  static_assert(normalizes<B, typename B::parameter_type>,
-                "backend: lacks  void normalize(TensorView<const T> x, F coefficients_of, TensorView<T> y) const");
-  static_assert(propagates<B, typename B::parameter_type>,
-                "backend: lacks  void propagate(TensorView<const D> dy, TensorView<const T> x, F coefficients_of, "
-                "TensorView<T> dx) const");
+  // What follows stands on the types: a mistake there is told once.
+  if constexpr (names_its_types<B>) {
+    using P = typename B::parameter_type;
+    static_assert(accumulates_moments<B, P>,
+                  "backend: lacks  void accumulate(TensorView<const T, memory_space> x, MomentsPointers)");
+    static_assert(accumulates_gradients<B, P>,
+                  "backend: lacks  void accumulate(TensorView<const D, memory_space> dy, TensorView<const T, "
+                  "memory_space> x, const double* mean, GradientSumsPointers)");
+    static_assert(normalizes<B, P>,
+                  "backend: lacks  void normalize(TensorView<const T, memory_space> x, F coefficients_of, "
+                  "TensorView<T, memory_space> y) const");
+    static_assert(propagates<B, P>,
+                  "backend: lacks  void propagate(TensorView<const D, memory_space> dy, TensorView<const T, "
+                  "memory_space> x, F coefficients_of, TensorView<T, memory_space> dx) const");
+  }
   return true;
 }
 
@@ -101,9 +109,10 @@ consteval bool check_backend() {
 /// @return true; otherwise a compile error.
 template <class C, class B>
 consteval bool check_reaches_memory_of() {
-  static_assert(reaches_memory_of<C, B>,
-                "communicator and backend: memory_space and queue_type must be the same; a host communicator needs an "
-                "adapter to serve a device backend: Staged<Communicator> for CudaBackend");
+  static_assert(
+      reaches_memory_of<C, B>,
+      "communicator and backend: memory_space and queue_type must be the same; a host communicator needs an "
+      "adapter to serve a device backend: Staged<Communicator> for CudaBackend; for others see docs/extending.md");
   return true;
 }
 

@@ -172,19 +172,23 @@ concept names_its_types = requires(B& b) {
 template <class B>
 concept has_buffers =
     std::copyable<typename B::template buffer<double>> && std::copyable<typename B::template buffer<std::int64_t>> &&
-    requires(typename B::template buffer<double>& buffer, const double* device, double* host) {
+    std::default_initializable<typename B::template buffer<double>> &&
+    requires(typename B::template buffer<double>& buffer, const typename B::template buffer<double>& same) {
       buffer.resize(std::size_t{1});
       { buffer.data() } -> std::same_as<double*>;
+      { same.data() } -> std::same_as<const double*>;
       { buffer.size() } -> std::convertible_to<std::size_t>;
     };
 
-/// @brief `download(from, n, to)`, const, and `upload(from, n, to)` copy parameters and integers between its memory and
+/// @brief `download(from, n, to)`, const, and `upload(from, n, to)` copy parameters, doubles and integers between its memory and
 /// the host's.
 template <class B>
-concept copies_to_host = requires(B& b, const B& c, typename B::parameter_type* p, std::int64_t* i) {
+concept copies_to_host = requires(B& b, const B& c, typename B::parameter_type* p, double* d, std::int64_t* i) {
   c.download(p, Index{1}, p);
   c.download(i, Index{1}, i);
+  c.download(d, Index{1}, d);
   b.upload(p, Index{1}, p);
+  b.upload(d, Index{1}, d);
   b.upload(i, Index{1}, i);
 };
 
@@ -212,6 +216,7 @@ concept runs_channel_functors = requires(B& b, detail::ChannelFunctor f) { b.for
 template <class B>
 concept states_its_formats = requires {
   { B::accepts(ScalarKind::f32) } -> std::same_as<bool>;
+  typename std::bool_constant<B::accepts(ScalarKind::f32)>;
 };
 
 /// @brief `accumulate(x, moments)`: adds the moments of x, per channel.

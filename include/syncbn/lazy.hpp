@@ -141,11 +141,13 @@ class LazyBatchNorm {
 
   // This rank cannot even make a layer: it tells the others, who are in their first exchange.
   [[noreturn]] void throw_with_others(RankFailure& failure, ScalarKind kind) {
-    if (flags_.training && exchange_.communicator().size() > 1) {
-      ExchangeCall call;
-      call.operation = "forward";
-      call.kind = kind;
-      detail::fail_together(exchange_, backend_, call, failure);
+    if constexpr (!always_alone<Communicator>) {
+      if (flags_.training && exchange_.communicator().size() > 1) {
+        ExchangeCall call;
+        call.operation = "forward";
+        call.kind = kind;
+        detail::fail_together(exchange_, backend_, call, failure);
+      }
     }
     failure.rethrow();
     throw Error(std::string(failure.message()));

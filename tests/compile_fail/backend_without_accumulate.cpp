@@ -1,5 +1,5 @@
 // A backend that cannot sum.
-// expect: backend: lacks  void accumulate(TensorView<const T> x, MomentsPointers)
+// expect: backend: lacks  void accumulate(TensorView<const T, memory_space> x, MomentsPointers)
 // expect: accumulates_moments
 #include <vector>
 

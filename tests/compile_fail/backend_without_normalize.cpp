@@ -1,5 +1,5 @@
 // A backend that cannot normalize.
-// expect: backend: lacks  void normalize(TensorView<const T> x, F coefficients_of, TensorView<T> y) const
+// expect: backend: lacks  void normalize(TensorView<const T, memory_space> x, F coefficients_of, TensorView<T, memory_space> y) const
 // expect: normalizes
 #include <vector>
 

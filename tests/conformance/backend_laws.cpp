@@ -1,5 +1,7 @@
 #include "conformance/backend_laws.hpp"
 
+#include <tuple>
+
 #include "conformance/formats.hpp"
 #include "plug_under_test.hpp"
 
@@ -28,4 +30,7 @@ TEMPLATE_LIST_TEST_CASE("backend: inputs that stand still", "[backend]", formats
 }
 TEMPLATE_LIST_TEST_CASE("backend: copies are independent", "[backend]", formats_of<Backend>) {
   law_copies_are_independent<Backend, TestType>();
+}
+TEST_CASE("backend: passes of a layer are apart", "[backend]") {
+  law_passes_of_a_layer<Backend, std::tuple_element_t<0, formats_of<Backend>>>();
 }

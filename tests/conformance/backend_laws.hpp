@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <syncbn/batch_norm.hpp>
 #include <syncbn/check.hpp>
 #include <syncbn/passes.hpp>
 #include <syncbn/validation.hpp>
@@ -555,6 +556,29 @@ void law_copies_are_independent() {
   CHECK(wrong == std::array<int, 2>{});
   copies[0] = copies[1];
   CHECK(same_bits(detail::moments_of<T>(copies[0], extents, x[0], Placement::rows).all(), expected[0]));
+}
+
+/// @brief The second pass of a layer that is alone does what the first of another does: what is left in working memory does
+/// not count. (The three steps in one set their sums, where accumulate() adds to them.)
+template <class Backend, class T>
+void law_passes_of_a_layer() {
+  Backend backend;
+  const std::vector<Index> extents{8, 5, 7};
+  const std::vector<T> before = law_elements<T>(extents, 91), x = law_elements<T>(extents, 92);
+  const auto pass = [&](syncbn::BatchNorm<syncbn::any_dims, Backend>& layer, const std::vector<T>& elements) {
+    BackendTensor<Backend, T> input(backend, extents, Placement::rows, elements);
+    BackendTensor<Backend, T> y(backend, extents, Placement::rows), dx(backend, extents, Placement::rows);
+    const auto saved = layer.forward(input.read(), y.view());
+    layer.backward(y.read(), input.read(), saved, dx.view());
+    std::vector<T> results = y.elements();
+    const std::vector<T> gradients = dx.elements();
+    results.insert(results.end(), gradients.begin(), gradients.end());
+    return results;
+  };
+  syncbn::BatchNorm<syncbn::any_dims, Backend> used(5, {}, {}, backend), fresh(5, {}, {}, backend);
+  static_cast<void>(pass(used, before));
+  const std::vector<T> second = pass(used, x), first = pass(fresh, x);
+  CHECK(same_elements(second, first));
 }
 
 }  // namespace syncbn_test

@@ -29,7 +29,7 @@ struct AllCases;
 template <class... T>
 struct AllCases<std::tuple<T...>> {
   using product = decltype(std::tuple_cat(std::declval<with_all_dims<T>>()...));
-  using Formats = std::tuple<T..., T...>;
+  using Formats = std::tuple<T..., T..., T..., T...>;  // of four at least
   // Every format and every Dims once.
   using selection =
       std::tuple<Case<1, std::tuple_element_t<0, Formats>>, Case<2, std::tuple_element_t<1, Formats>>,

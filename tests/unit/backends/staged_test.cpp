@@ -22,6 +22,10 @@ using syncbn::Staged;
 using syncbn::ThreadCommunicator;
 using syncbn::detail::CudaStream;
 
+// A lazy layer on a device compiles whole, alone and with ranks.
+template class syncbn::LazyBatchNorm<2, CudaBackend<float>>;
+template class syncbn::LazyBatchNorm<2, CudaBackend<float>, Staged<ThreadCommunicator>>;
+
 namespace {
 
 struct SetTo {
