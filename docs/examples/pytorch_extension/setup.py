@@ -19,7 +19,7 @@ setup(
             [str(here / "engine.cpp")],
             include_dirs=[str(here.parents[2] / "include")],
             # For the processor of this machine. Warnings of the headers of others are not ours.
-            extra_compile_args=["-isystem", eigen, "-std=c++20", "-O2", "-march=native", "-DNDEBUG", "-g0", "-w"],
+            extra_compile_args=["-isystem", eigen, "-std=c++20", "-O3", "-march=native", "-DNDEBUG", "-g0", "-w"],
         )
     ],
     cmdclass={"build_ext": BuildExtension},
