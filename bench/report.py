@@ -131,6 +131,8 @@ def bars(cases):
     for passing in ("forward", "backward"):
         add(f"ours / {'copy' if passing == 'forward' else 'triad'} in cache, {passing} f32, 64 KB to 1 MB", 2.5,
             [(c.limit() and 1 / c.limit(), c.name) for c in f32 if 64 << 10 < c.bytes <= 1 << 20 and c.passing == passing], False)
+    add("-O2 / -O3, forward and backward, all types", 1.05,
+        [(c.ratio.get(c.ours + "_O2"), c.name) for c in large if c.passing != "inference"], False)
     add("oneDNN / ours, 2x16 f32", 2, [(c.ratio.get("onednn"), c.name) for c in f32 if c.extents == [2, 16]], True)
     return [
         "| what | bar | geometric mean | holds | at the limit | cases | beyond | worst |",

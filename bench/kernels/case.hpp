@@ -69,10 +69,13 @@ struct Contender {
   std::function<Run(const Case&, const Buffers&)> make;
 };
 
-// Ours, built for an instruction set each; or, of slices, a copy and then ours.
+// Ours, built for an instruction set each; or, of slices, a copy and then ours. With -O2 too, from libraries that hide all
+// else: their kernels have the names of those that are built with -O3.
 Contender syncbn_sse2(bool copies_first = false);
 Contender syncbn_avx2(bool copies_first = false);
 Contender syncbn_avx512(bool copies_first = false);
+[[gnu::visibility("default")]] Contender syncbn_avx2_O2(bool copies_first = false);
+[[gnu::visibility("default")]] Contender syncbn_avx512_O2(bool copies_first = false);
 std::vector<Contender> contenders_onednn();
 std::vector<Contender> contenders_torch();
 std::vector<Contender> limits_avx2();

@@ -100,9 +100,9 @@ class NeighbouringChannels {
 };
 
 template <class P, class Storage, std::size_t Inputs>
-Operands<P, Inputs> load(const std::array<const Storage*, Inputs>& in, Index i) noexcept {
+SYNCBN_ALWAYS_INLINE Operands<P, Inputs> load(const std::array<const Storage*, Inputs>& in, Index i) noexcept {
   Operands<P, Inputs> result;
-  for (std::size_t k = 0; k < Inputs; ++k) result.value[k] = load_packet<P>(in[k] + i);
+  unrolled<Inputs>([&](auto k) SYNCBN_INLINE_LAMBDA { result.value[k] = load_packet<P>(in[k] + i); });
   return result;
 }
 
@@ -157,10 +157,10 @@ SYNCBN_ALWAYS_INLINE Index evaluate_packets(std::array<const Storage*, Inputs> i
   };
   for (; i + line <= n; i += line) {
     if (bytes_ahead > 0) {
-      for (std::size_t k = 0; k < Inputs; ++k) prefetch_beyond(in[k] + i, bytes_ahead);
+      unrolled<Inputs>([&](auto k) SYNCBN_INLINE_LAMBDA { prefetch_beyond(in[k] + i, bytes_ahead); });
     }
     if constexpr (!past_caches) prefetch_into_first_cache(out + i, bytes_ahead_of_results);
-    for (Index j = i; j < i + line; j += width) put(j);
+    unrolled<line / width>([&](auto part) SYNCBN_INLINE_LAMBDA { put(i + part * width); });
   }
   for (; i + width <= n; i += width) put(i);
   return i;

@@ -21,22 +21,22 @@ struct EightRows {
   Lanes part[channels];
 
   // values[p % channels], at every place p.
-  static EightRows repeating(const double* values) noexcept {
+  SYNCBN_ALWAYS_INLINE static EightRows repeating(const double* values) noexcept {
     double numbers[size];
     for (std::size_t p = 0; p < size; ++p) numbers[p] = values[p % channels];
     EightRows result;
-    for (std::size_t k = 0; k < channels; ++k) result.part[k] = Lanes::load(numbers + k * lane_count);
+    unrolled<channels>([&](auto k) SYNCBN_INLINE_LAMBDA { result.part[k] = Lanes::load(numbers + k * lane_count); });
     return result;
   }
-  static EightRows zero() noexcept {
+  SYNCBN_ALWAYS_INLINE static EightRows zero() noexcept {
     EightRows result;
-    for (auto& p : result.part) p = Lanes::all(0);
+    unrolled<channels>([&](auto k) SYNCBN_INLINE_LAMBDA { result.part[k] = Lanes::all(0); });
     return result;
   }
   // sums[c] of the lanes of each channel.
-  void sums(double* out) const noexcept {
+  SYNCBN_ALWAYS_INLINE void sums(double* out) const noexcept {
     double numbers[size];
-    for (std::size_t k = 0; k < channels; ++k) part[k].store(numbers + k * lane_count);
+    unrolled<channels>([&](auto k) SYNCBN_INLINE_LAMBDA { part[k].store(numbers + k * lane_count); });
     for (std::size_t c = 0; c < channels; ++c) {
       double lanes[lane_count];
       for (std::size_t lane = 0; lane < lane_count; ++lane) lanes[lane] = numbers[lane * channels + c];
@@ -58,13 +58,13 @@ SYNCBN_ALWAYS_INLINE void for_each_eight_rows(const Slab<Storage, Operands>& sla
   for (; row + lane_count <= n; row += lane_count) {
     unrolled<channels>([&](auto k) SYNCBN_INLINE_LAMBDA {
       std::array<Lanes, Operands> lanes;
-      for (std::size_t o = 0; o < Operands; ++o) {
+      unrolled<Operands>([&](auto o) SYNCBN_INLINE_LAMBDA {
         if (slab.asks_ahead) prefetch_beyond(at[o] + k * lane_count, bytes_ahead_of_walk);
         lanes[o] = Lanes::load(at[o] + k * lane_count);
-      }
+      });
       visit(k, lanes);
     });
-    for (auto& a : at) a += size;
+    unrolled<Operands>([&](auto o) SYNCBN_INLINE_LAMBDA { at[o] += size; });
   }
   if (row == n) return;
   double padded[Operands][size];
@@ -76,7 +76,7 @@ SYNCBN_ALWAYS_INLINE void for_each_eight_rows(const Slab<Storage, Operands>& sla
   }
   unrolled<channels>([&](auto k) SYNCBN_INLINE_LAMBDA {
     std::array<Lanes, Operands> lanes;
-    for (std::size_t o = 0; o < Operands; ++o) lanes[o] = Lanes::load(padded[o] + k * lane_count);
+    unrolled<Operands>([&](auto o) SYNCBN_INLINE_LAMBDA { lanes[o] = Lanes::load(padded[o] + k * lane_count); });
     visit(k, lanes);
   });
 }

@@ -25,20 +25,20 @@ struct Lanes {
 #endif
   Packet<double> part[count];
 
-  static Lanes all(double value) noexcept {
+  SYNCBN_ALWAYS_INLINE static Lanes all(double value) noexcept {
     Lanes result;
-    for (auto& p : result.part) p = packet_math::pset1<Packet<double>>(value);
+    unrolled<count>([&](auto i) SYNCBN_INLINE_LAMBDA { result.part[i] = packet_math::pset1<Packet<double>>(value); });
     return result;
   }
   template <class Load>
-  static Lanes load(const Load* from) noexcept {
+  SYNCBN_ALWAYS_INLINE static Lanes load(const Load* from) noexcept {
     Lanes result;
-    for (int i = 0; i < count; ++i) result.part[i] = load_packet<double>(from + i * width);
+    unrolled<count>([&](auto i) SYNCBN_INLINE_LAMBDA { result.part[i] = load_packet<double>(from + i * width); });
     return result;
   }
   // from[0], from[1], ... in the lanes [first, last), `rest` in the others.
   template <class Load>
-  static Lanes load_some(const Load* from, Index first, Index last, double rest) noexcept {
+  SYNCBN_ALWAYS_INLINE static Lanes load_some(const Load* from, Index first, Index last, double rest) noexcept {
 #if defined(EIGEN_VECTORIZE_AVX512)
     if constexpr (std::is_floating_point_v<Load>) {
       const auto lanes = static_cast<__mmask8>((1U << last) - (1U << first));
@@ -61,23 +61,24 @@ struct Lanes {
     }
     return load(values);
   }
-  void store(double* to) const noexcept {
-    for (int i = 0; i < count; ++i) packet_math::pstoreu(to + i * width, part[i]);
+  SYNCBN_ALWAYS_INLINE void store(double* to) const noexcept {
+    unrolled<count>([&](auto i) SYNCBN_INLINE_LAMBDA { packet_math::pstoreu(to + i * width, part[i]); });
   }
-  friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept {
+  SYNCBN_ALWAYS_INLINE friend Lanes operator+(const Lanes& a, const Lanes& b) noexcept {
     Lanes result;
-    for (int i = 0; i < count; ++i) result.part[i] = packet_math::padd(a.part[i], b.part[i]);
+    unrolled<count>([&](auto i) SYNCBN_INLINE_LAMBDA { result.part[i] = packet_math::padd(a.part[i], b.part[i]); });
     return result;
   }
-  friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept {
+  SYNCBN_ALWAYS_INLINE friend Lanes operator-(const Lanes& a, const Lanes& b) noexcept {
     Lanes result;
-    for (int i = 0; i < count; ++i) result.part[i] = packet_math::psub(a.part[i], b.part[i]);
+    unrolled<count>([&](auto i) SYNCBN_INLINE_LAMBDA { result.part[i] = packet_math::psub(a.part[i], b.part[i]); });
     return result;
   }
   // a * b + c
-  friend Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) noexcept {
+  SYNCBN_ALWAYS_INLINE friend Lanes multiply_add(const Lanes& a, const Lanes& b, const Lanes& c) noexcept {
     Lanes result;
-    for (int i = 0; i < count; ++i) result.part[i] = packet_math::pmadd(a.part[i], b.part[i], c.part[i]);
+    unrolled<count>([&](auto i)
+                        SYNCBN_INLINE_LAMBDA { result.part[i] = packet_math::pmadd(a.part[i], b.part[i], c.part[i]); });
     return result;
   }
 };

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include <Eigen/Core>
 
@@ -16,6 +18,15 @@
 namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
 namespace cpu {
+
+// f(0), f(1), ... with constants as arguments, for what is to stay in registers: at -O2 compilers leave loops over an array as
+// they are, and the array in memory. Whatever f calls has to be inlined as well.
+template <std::size_t count, class F>
+SYNCBN_ALWAYS_INLINE void unrolled(const F& f) noexcept {
+  [&]<int... k>(std::integer_sequence<int, k...>) SYNCBN_INLINE_LAMBDA {
+    (f(std::integral_constant<int, k>()), ...);
+  }(std::make_integer_sequence<int, static_cast<int>(count)>());
+}
 
 namespace packet_math = Eigen::internal;
 

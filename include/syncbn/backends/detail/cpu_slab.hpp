@@ -103,7 +103,7 @@ class TileAhead {
   // For some lines.
   SYNCBN_ALWAYS_INLINE void ask(std::size_t lines) noexcept {
     for (; lines > 0 && left_ > 0; --lines) {
-      for (std::size_t k = 0; k < Operands; ++k) prefetch_beyond(data_[k] + (*offset_)[k], byte_);
+      unrolled<Operands>([&](auto k) SYNCBN_INLINE_LAMBDA { prefetch_beyond(data_[k] + (*offset_)[k], byte_); });
       byte_ += 64;
       if (byte_ < bytes_) continue;
       byte_ = 0;
@@ -141,7 +141,8 @@ class TileOfGroups {
   }
   SYNCBN_ALWAYS_INLINE PacketOfEach<Operands> load(std::size_t k, Index row) const noexcept {
     PacketOfEach<Operands> result;
-    for (std::size_t o = 0; o < Operands; ++o) result.of[o] = load_packet<double>(at_[k][o] + offset_[row][o]);
+    unrolled<Operands>([&](auto o)
+                           SYNCBN_INLINE_LAMBDA { result.of[o] = load_packet<double>(at_[k][o] + offset_[row][o]); });
     return result;
   }
 
@@ -160,27 +161,27 @@ SYNCBN_ALWAYS_INLINE void sum_tile(const Slab<Storage, Operands>& slab, const Ti
   constexpr std::size_t lanes = chains / groups;
   const TileOfGroups<groups, Storage, Operands> tile(slab, offset, g);
   ChannelPacket origin[groups];
-  unrolled<groups>([&](auto k) { origin[k] = origins[g + k]; });
+  unrolled<groups>([&](auto k) SYNCBN_INLINE_LAMBDA { origin[k] = origins[g + k]; });
   const Index whole = rows - rows % lane_count;
   for (std::size_t from = 0; from < lane_count; from += lanes) {
     ChannelPacket first[groups][lanes];
     ChannelPacket second[groups][lanes];
-    unrolled<groups>([&](auto k) {
-      unrolled<lanes>([&](auto lane) {
+    unrolled<groups>([&](auto k) SYNCBN_INLINE_LAMBDA {
+      unrolled<lanes>([&](auto lane) SYNCBN_INLINE_LAMBDA {
         first[k][lane] = sums[g + k].first[from + lane];
         second[k][lane] = sums[g + k].second[from + lane];
       });
     });
     for (auto r = static_cast<Index>(from); r < whole; r += lane_count) {
       ahead.ask(lanes);
-      unrolled<lanes>([&](auto lane) {
+      unrolled<lanes>([&](auto lane) SYNCBN_INLINE_LAMBDA {
         unrolled<groups>([&](auto k) SYNCBN_INLINE_LAMBDA {
           values(origin[k], tile.load(k, r + lane), first[k][lane], second[k][lane]);
         });
       });
     }
-    unrolled<groups>([&](auto k) {
-      unrolled<lanes>([&](auto lane) {
+    unrolled<groups>([&](auto k) SYNCBN_INLINE_LAMBDA {
+      unrolled<lanes>([&](auto lane) SYNCBN_INLINE_LAMBDA {
         sums[g + k].first[from + lane] = first[k][lane];
         sums[g + k].second[from + lane] = second[k][lane];
       });

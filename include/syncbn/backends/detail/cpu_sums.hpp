@@ -35,14 +35,6 @@ inline constexpr bool refines_shift = std::is_same_v<Storage, double>;
 // Blocks that are summed side by side: a block alone is one chain of additions, each of which waits for the one before.
 inline constexpr std::size_t blocks_at_once = std::max<std::size_t>(1, most_blocks_at_once / Lanes::count);
 
-// f(0), f(1), ... with constants as arguments.
-template <std::size_t count, class F>
-SYNCBN_ALWAYS_INLINE void unrolled(const F& f) noexcept {
-  [&]<int... k>(std::integer_sequence<int, k...>) {
-    (f(std::integral_constant<int, k>()), ...);
-  }(std::make_integer_sequence<int, static_cast<int>(count)>());
-}
-
 // `count` blocks of n elements each, walked side by side: where their elements are neighbours, in pieces as long as the
 // shortest run that is left; otherwise gathered first, as are runs so short that pieces would end within lanes too often.
 template <std::size_t count, class Storage, std::size_t Operands>
@@ -122,24 +114,25 @@ SYNCBN_ALWAYS_INLINE void for_each_lanes(const Blocks<count, Storage, Operands>&
                          Index lane) SYNCBN_INLINE_LAMBDA {
     // Elements from i on, which belong to the lanes [first, last).
     const auto some = [&](Index i, Index first, Index last) SYNCBN_INLINE_LAMBDA {
-      unrolled<count>([&](auto k) {
+      unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA {
         std::array<Lanes, Operands> lanes;
-        for (std::size_t o = 0; o < Operands; ++o) lanes[o] = Lanes::load_some(at[o][k] + i, first, last, rest[o][k]);
+        unrolled<Operands>(
+            [&](auto o) SYNCBN_INLINE_LAMBDA { lanes[o] = Lanes::load_some(at[o][k] + i, first, last, rest[o][k]); });
         visit(k, lanes);
       });
     };
     const Index head = lane == 0 ? 0 : std::min(lane_count - lane, m);
     if (head > 0) some(0, lane, lane + head);
     const auto whole = [&](Index i) SYNCBN_INLINE_LAMBDA {
-      unrolled<count>([&](auto k) {
+      unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA {
         std::array<Lanes, Operands> lanes;
-        for (std::size_t o = 0; o < Operands; ++o) lanes[o] = Lanes::load(at[o][k] + i);
+        unrolled<Operands>([&](auto o) SYNCBN_INLINE_LAMBDA { lanes[o] = Lanes::load(at[o][k] + i); });
         visit(k, lanes);
       });
     };
     const auto ask_ahead = [&](Index i) SYNCBN_INLINE_LAMBDA {
-      unrolled<count>([&](auto k) {
-        for (std::size_t o = 0; o < Operands; ++o) prefetch_beyond(at[o][k] + i, bytes_ahead_of_walk);
+      unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA {
+        unrolled<Operands>([&](auto o) SYNCBN_INLINE_LAMBDA { prefetch_beyond(at[o][k] + i, bytes_ahead_of_walk); });
       });
     };
     Index i = head;
@@ -160,8 +153,8 @@ void moments_of_blocks(const Blocks<count, Storage, 1>& blocks, ChannelMoments (
   double shift[1][count];
   Lanes origin[count];
   Lanes sum[count];
-  unrolled<count>([&](auto k) { shift[0][k] = finite_or_zero(blocks.first_of(k)); });
-  const auto set_origin = [&](auto k) {
+  unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA { shift[0][k] = finite_or_zero(blocks.first_of(k)); });
+  const auto set_origin = [&](auto k) SYNCBN_INLINE_LAMBDA {
     origin[k] = Lanes::all(shift[0][k]);
     sum[k] = Lanes::all(0);
   };
@@ -170,18 +163,21 @@ void moments_of_blocks(const Blocks<count, Storage, 1>& blocks, ChannelMoments (
     for_each_lanes(blocks, shift, [&](auto k, const std::array<Lanes, 1>& x) SYNCBN_INLINE_LAMBDA {
       sum[k] = sum[k] + (x[0] - origin[k]);
     });
-    unrolled<count>([&](auto k) { shift[0][k] = finite_or_zero(shift[0][k] + sum_of_lanes(sum[k]) / elements); });
+    unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA {
+      shift[0][k] = finite_or_zero(shift[0][k] + sum_of_lanes(sum[k]) / elements);
+    });
     unrolled<count>(set_origin);
   }
   Lanes squares[count];
-  unrolled<count>([&](auto k) { squares[k] = Lanes::all(0); });
+  unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA { squares[k] = Lanes::all(0); });
   for_each_lanes(blocks, shift, [&](auto k, const std::array<Lanes, 1>& x) SYNCBN_INLINE_LAMBDA {
     const Lanes d = x[0] - origin[k];
     sum[k] = sum[k] + d;
     squares[k] = multiply_add(d, d, squares[k]);
   });
-  unrolled<count>(
-      [&](auto k) { out[k] = moments_about(shift[0][k], elements, sum_of_lanes(sum[k]), sum_of_lanes(squares[k])); });
+  unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA {
+    out[k] = moments_about(shift[0][k], elements, sum_of_lanes(sum[k]), sum_of_lanes(squares[k]));
+  });
 }
 
 struct TwoSums {
@@ -203,7 +199,7 @@ void gradient_sums_of_blocks(const Blocks<count, Storage, 2>& blocks, const doub
   Lanes origin[count];
   Lanes sum[count];
   Lanes centred[count];
-  unrolled<count>([&](auto k) {
+  unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA {
     rest[0][k] = 0;
     rest[1][k] = mean[k];
     origin[k] = Lanes::all(mean[k]);
@@ -213,7 +209,9 @@ void gradient_sums_of_blocks(const Blocks<count, Storage, 2>& blocks, const doub
     sum[k] = sum[k] + lanes[0];
     centred[k] = multiply_add(lanes[0], lanes[1] - origin[k], centred[k]);
   });
-  unrolled<count>([&](auto k) { out[k] = {sum_of_lanes(sum[k]), centred_sum(sum_of_lanes(centred[k]), mean[k])}; });
+  unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA {
+    out[k] = {sum_of_lanes(sum[k]), centred_sum(sum_of_lanes(centred[k]), mean[k])};
+  });
 }
 
 // Merges the sums of one channel's blocks, which come in order, into segments, and those in order.
