@@ -173,19 +173,21 @@ void evaluate_run(const std::array<const Storage*, Inputs>& in, Storage* out, In
   constexpr Index width = packet_size<P>;
   if (n < width) return evaluate_few<P>(in, out, n, source, first);
   const auto at = [&](Index i) { return evaluate<P>(source.at(first + i), load<P>(in, i)); };
-  // The last packet may lie over the one before. It is computed first: the output may be an input.
-  const auto last = at(n - width);
-  Index i = 0;
-  if (access.past_caches && streams<P>(out, n)) {
-    if constexpr (std::is_same_v<P, Storage>) {
+  // The last packet may lie over the one before. It is computed before that is written: the output may be an input.
+  if constexpr (std::is_same_v<P, Storage>) {
+    if (access.past_caches && streams<P>(out, n)) {
+      const auto last = at(n - width);
       const Index aligned = elements_to_alignment(out);
       if (aligned > 0) store_packet<P>(out, at(0));
-      i = evaluate_packets<P, true>(in, out, aligned, n, source, first, access.bytes_ahead);
+      const Index i = evaluate_packets<P, true>(in, out, aligned, n, source, first, access.bytes_ahead);
+      if (i < n) store_packet<P>(out + n - width, last);
+      return;
     }
-  } else {
-    i = evaluate_packets<P, false>(in, out, 0, n, source, first, access.bytes_ahead);
   }
-  if (i < n) store_packet<P>(out + n - width, last);
+  const Index i = evaluate_packets<P, false>(in, out, 0, n - width, source, first, access.bytes_ahead);
+  const auto last = at(n - width);
+  if (i < n - width) store_packet<P>(out + i, at(i));
+  store_packet<P>(out + n - width, last);
 }
 
 // The same past the caches, for formats whose packets cannot be written so.

@@ -50,7 +50,8 @@ class Blocks {
   template <class PlaceOf>
   Blocks(const Geometry<Operands>& geometry, Index n, const PlaceOf& place) noexcept
       : n_(n),
-        in_place_(geometry.contiguous_runs() && has_long_pieces(geometry, place)),
+        together_(begin_together(place)),
+        in_place_(geometry.contiguous_runs() && has_long_pieces(geometry)),
         cursors_([&]<std::size_t... k>(std::index_sequence<k...>) {
           return std::array<Cursor<Operands>, count>{Cursor<Operands>(geometry, place(k).first)...};
         }(std::make_index_sequence<count>())) {
@@ -71,33 +72,41 @@ class Blocks {
   template <class Visit>
   SYNCBN_ALWAYS_INLINE void for_each_piece(const Visit& visit) const noexcept {
     auto cursors = cursors_;
+    const std::size_t apart = together_ ? 1 : count;
     Pointers at;
+    if (!in_place_) std::copy_n(&gathered_[0][0], Operands * count, &at[0][0]);
     for (Index left = n_; left > 0;) {
       Index m = left;
-      for (std::size_t k = 0; k < count; ++k) {
-        if (in_place_) m = std::min(m, cursors[k].run());
-        for (std::size_t o = 0; o < Operands; ++o) {
-          at[o][k] = in_place_ ? channels_[k][o] + cursors[k].offset(o) : gathered_[o][k];
-        }
+      if (in_place_) {
+        for (std::size_t k = 0; k < apart; ++k) m = std::min(m, cursors[k].run());
+        unrolled<count>([&](auto k) SYNCBN_INLINE_LAMBDA {
+          const Cursor<Operands>& cursor = cursors[together_ ? 0 : k];
+          unrolled<Operands>([&](auto o) SYNCBN_INLINE_LAMBDA { at[o][k] = channels_[k][o] + cursor.offset(o); });
+        });
       }
       visit(at, m, (n_ - left) % lane_count);
       left -= m;
-      for (std::size_t k = 0; k < count && left > 0; ++k) cursors[k].advance(m);
+      for (std::size_t k = 0; k < apart && left > 0; ++k) cursors[k].advance(m);
     }
   }
 
  private:
+  template <class PlaceOf>
+  static bool begin_together(const PlaceOf& place) noexcept {
+    bool result = true;
+    for (std::size_t k = 1; k < count; ++k) result = result && place(k).first == place(0).first;
+    return result;
+  }
   // Of runs that all blocks begin together short ones are walked too, where an instruction loads a part of the lanes; others
   // cut each other into pieces.
-  template <class PlaceOf>
-  static bool has_long_pieces(const Geometry<Operands>& geometry, const PlaceOf& place) noexcept {
+  bool has_long_pieces(const Geometry<Operands>& geometry) const noexcept {
     constexpr Index long_enough = 16 * lane_count;
-    bool together = Lanes::loads_some_at_once<Storage>;
-    for (std::size_t k = 1; k < count; ++k) together = together && place(k).first == place(0).first;
-    return together || geometry.run_length() >= long_enough || geometry.run_length() % lane_count == 0;
+    const bool takes_short_ones = together_ && Lanes::loads_some_at_once<Storage>;
+    return takes_short_ones || geometry.run_length() >= long_enough || geometry.run_length() % lane_count == 0;
   }
 
   Index n_;
+  bool together_;  // blocks begin at the same element, so that one cursor is for all
   bool in_place_;
   std::array<Cursor<Operands>, count> cursors_;
   std::array<const Storage*, Operands> channels_[count];
