@@ -171,7 +171,7 @@ class Problem {
 
 Run make(const Case& c, const Buffers& buffers, bool persistent) {
   const bool flat = c.extents.size() == 2;
-  if (!c.affine || c.sliced || c.in_place) return {};
+  if (!c.affine || c.sliced || c.in_place || c.unaligned) return {};
   if (persistent && (flat || c.pass == Pass::inference)) return {};
   const auto mode = flat         ? CUDNN_BATCHNORM_PER_ACTIVATION
                     : persistent ? CUDNN_BATCHNORM_SPATIAL_PERSISTENT

@@ -59,6 +59,7 @@ std::string Case::text() const {
   if (!affine) result += "/plain";
   if (in_place) result += "/in_place";
   if (sliced) result += "/sliced";
+  if (unaligned) result += "/unaligned";
   return result;
 }
 

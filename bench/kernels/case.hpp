@@ -31,7 +31,8 @@ struct Case {
   int threads = 1;
   bool affine = true;
   bool in_place = false;
-  bool sliced = false;  ///< the inputs are parts of larger tensors: of rows that are 8 longer
+  bool sliced = false;     ///< the inputs are parts of larger tensors: of rows that are 8 longer
+  bool unaligned = false;  ///< tensors begin 16 bytes after a line, as large memory of malloc does
 
   Index elements() const;
   Index channels() const { return extents[1]; }
@@ -47,7 +48,7 @@ struct Case {
   std::string text() const;
 };
 
-/// @brief The memory of a case, the same for all contenders: of the machine that it runs on, 64-byte aligned.
+/// @brief The memory of a case, the same for all contenders: of the machine that it runs on, 64-byte aligned or as the case says.
 struct Buffers {
   std::byte* x = nullptr;
   std::byte* dy = nullptr;

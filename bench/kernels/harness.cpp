@@ -37,9 +37,13 @@ Buffers buffers_of(const Case& c, Machine& machine) {
   Buffers b;
   const Index inputs = c.input_elements();
   const std::size_t input_bytes = static_cast<std::size_t>(inputs) * bytes_of(c.format);
-  b.x = machine.room(0, input_bytes);
-  b.dy = machine.room(1, input_bytes);
-  b.y = c.in_place ? (c.pass == Pass::backward ? b.dy : b.x) : machine.room(2, c.bytes());
+  const auto room = [&](std::size_t which, std::size_t bytes) {
+    const std::size_t begin = c.unaligned ? 16 : 0;
+    return machine.room(which, begin + bytes) + begin;
+  };
+  b.x = room(0, input_bytes);
+  b.dy = room(1, input_bytes);
+  b.y = c.in_place ? (c.pass == Pass::backward ? b.dy : b.x) : room(2, c.bytes());
   fill(machine, c.format, inputs, b.x, 88172645463325252U, 1.0);
   fill(machine, c.format, inputs, b.dy, 1234567890123456789U, 0.0);  // were it x's, dx would be rounding alone
   for (Index k = 0; k < c.channels(); ++k) {

@@ -104,6 +104,7 @@ void read(const std::byte* from, std::size_t first, std::size_t last) {
 template <class Part>
 Contender limit(const char* name, const Part& part) {
   return {name, [part](const Case& c, const Buffers& b) -> Run {
+            if (c.unaligned) return {};
             return {[=, &b, threads = c.threads, bytes = c.bytes()] {
                       on_threads(threads, bytes, [&](std::size_t first, std::size_t last) { part(b, first, last); });
                     },
@@ -166,7 +167,7 @@ struct Steps {
 Contender steps() {
   return {"steps", [](const Case& c, const Buffers& b) -> Run {
             const bool in_rows = c.layout == Layout::channels_last || c.extents.size() == 2;
-            if (in_rows || c.sliced || c.in_place || c.pass == Pass::inference) return {};
+            if (in_rows || c.sliced || c.in_place || c.unaligned || c.pass == Pass::inference) return {};
             return {[steps = Steps{c, b}, threads = c.threads] {
                       const auto groups = static_cast<int>((steps.channels + steps.at_once - 1) / steps.at_once);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)

@@ -46,7 +46,7 @@ class Host final : public Machine {
 // What differs at -O2 shows in these, and time is short.
 Contender without_variants(Contender contender) {
   contender.make = [make = contender.make](const Case& c, const Buffers& buffers) -> Run {
-    if (c.threads > 1 || !c.affine || c.in_place || c.sliced) return {};
+    if (c.threads > 1 || !c.affine || c.in_place || c.sliced || c.unaligned) return {};
     return make(c, buffers);
   };
   return contender;

@@ -80,6 +80,7 @@ inline std::vector<Case> cases(bool full) {
   add_cases(result, shapes(full), [](Case& c) { c.affine = false; });
   add_cases(result, shapes(full), [](Case& c) { c.in_place = true; });
   add_cases(result, shapes(full), [](Case& c) { c.sliced = true; });
+  add_cases(result, shapes(full), [](Case& c) { c.unaligned = true; });
   return result;
 }
 

@@ -96,7 +96,7 @@ class NeighbouringChannels {
   }
 
  private:
-  P values_[std::tuple_size_v<decltype(numbers(Coefficients()))>][most_entries + packet_size<P>];
+  alignas(64) P values_[std::tuple_size_v<decltype(numbers(Coefficients()))>][most_entries + packet_size<P>];
 };
 
 template <class P, class Storage, std::size_t Inputs>
@@ -110,14 +110,8 @@ SYNCBN_ALWAYS_INLINE Operands<P, Inputs> load(const std::array<const Storage*, I
 // with them, so that there must be many between.
 template <class P, class Storage>
 bool streams(const Storage* out, Index n) noexcept {
-  if constexpr (!std::is_same_v<P, Storage>) {
-    return false;
-  } else {
-    constexpr Index line = 64 / static_cast<Index>(sizeof(P));
-    if (elements_to_alignment(out) > packet_size<P>) return false;
-    const bool whole_lines = reinterpret_cast<std::uintptr_t>(out) % 64 == 0 && n % line == 0;
-    return whole_lines || n >= 32 * line;
-  }
+  constexpr Index line = 64 / static_cast<Index>(sizeof(Storage));
+  return std::is_same_v<P, Storage> && (in_whole_lines(out, n) || n >= 16 * line);
 }
 
 // Fewer elements than a packet go through the same instructions as all others, on a padded copy: an element's result
@@ -166,25 +160,41 @@ SYNCBN_ALWAYS_INLINE Index evaluate_packets(std::array<const Storage*, Inputs> i
   return i;
 }
 
+// A run past the caches, of a packet at least. Of lines at its ends that are not whole only its own elements are written, and
+// none of a line that is streamed: a line that is written in both ways takes as long as many others.
+template <class P, std::size_t Inputs, class Source>
+void stream_run(const std::array<const P*, Inputs>& in, P* out, Index n, const Source& source, Index first,
+                Index bytes_ahead) noexcept {
+  constexpr Index width = packet_size<P>;
+  constexpr Index line = 64 / static_cast<Index>(sizeof(P));
+  const auto at = [&](Index i) { return evaluate<P>(source.at(first + i), load<P>(in, i)); };
+  const auto some = [&](Index i, Index end) {
+    for (; i + width <= end; i += width) store_packet<P>(out + i, at(i));
+    if (i >= end) return;
+    const Index from = std::min(i, n - width);
+    P values[static_cast<std::size_t>(width)];
+    store_packet<P>(values, at(from));
+    std::copy_n(values + (i - from), end - i, out + i);
+  };
+  const Index head = std::min(elements_to_line(out), n);
+  some(0, head);
+  const Index whole = head + (n - head) / line * line;
+  evaluate_packets<P, true>(in, out, head, whole, source, first, bytes_ahead);
+  some(whole, n);
+}
+
 // A run of neighbours; `first` is the index of in[.][0] for the coefficients.
 template <class P, class Storage, std::size_t Inputs, class Source>
 void evaluate_run(const std::array<const Storage*, Inputs>& in, Storage* out, Index n, const Source& source,
                   Index first, Access access) noexcept {
   constexpr Index width = packet_size<P>;
   if (n < width) return evaluate_few<P>(in, out, n, source, first);
-  const auto at = [&](Index i) { return evaluate<P>(source.at(first + i), load<P>(in, i)); };
-  // The last packet may lie over the one before. It is computed before that is written: the output may be an input.
   if constexpr (std::is_same_v<P, Storage>) {
-    if (access.past_caches && streams<P>(out, n)) {
-      const auto last = at(n - width);
-      const Index aligned = elements_to_alignment(out);
-      if (aligned > 0) store_packet<P>(out, at(0));
-      const Index i = evaluate_packets<P, true>(in, out, aligned, n, source, first, access.bytes_ahead);
-      if (i < n) store_packet<P>(out + n - width, last);
-      return;
-    }
+    if (access.past_caches && streams<P>(out, n)) return stream_run(in, out, n, source, first, access.bytes_ahead);
   }
+  const auto at = [&](Index i) { return evaluate<P>(source.at(first + i), load<P>(in, i)); };
   const Index i = evaluate_packets<P, false>(in, out, 0, n - width, source, first, access.bytes_ahead);
+  // The last packet may lie over the one before. It is computed before that is written: the output may be an input.
   const auto last = at(n - width);
   if (i < n - width) store_packet<P>(out + i, at(i));
   store_packet<P>(out + n - width, last);

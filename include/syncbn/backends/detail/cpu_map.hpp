@@ -118,21 +118,28 @@ void map_dense_columns(Index channels, const std::array<const Storage*, Inputs>&
   using Source = NeighbouringChannels<P, decltype(coefficients_of(Index{0}))>;
   static_assert(Source::most_entries <= LineWriter<Storage>::most_elements);
   const Index rows = rows_of_run<Storage>(channels, last - first, Source::most_entries);
-  const Source source(coefficients_of, 0, channels, rows);
+  const Index run = rows * channels;
+  // Where runs are whole lines, they begin with one: `skew` elements after the first row does, if need be.
+  const bool can_stream = access.past_caches && std::is_same_v<P, Storage>;
+  const bool streams_runs = can_stream && run * static_cast<Index>(sizeof(Storage)) % 64 == 0;
+  const Index skew = streams_runs ? elements_to_line(out + first * channels) : 0;
+  const Source source([&](Index c) { return coefficients_of((c + skew) % channels); }, 0, channels, rows);
   const auto map_all = [&](const auto& place, Access how) {
-    for (Index row = first; row < last; row += rows) {
+    const Index end = last * channels;
+    for (Index i = first * channels, n = 0; i < end; i += n) {
+      const bool is_head = i < first * channels + skew;
+      n = std::min(is_head ? skew : run, end - i);
       std::array<const Storage*, Inputs> from;
-      for (std::size_t k = 0; k < Inputs; ++k) from[k] = in[k] + row * channels;
-      const Index n = std::min(rows, last - row) * channels;
-      evaluate_run<P>(from, place(row, n), n, source, 0, how);
+      for (std::size_t k = 0; k < Inputs; ++k) from[k] = in[k] + i;
+      evaluate_run<P>(from, place(i, n), n, source, is_head ? run - skew : 0, how);
     }
   };
-  if (access.past_caches && !streams<P>(out + first * channels, rows * channels)) {
+  if (access.past_caches && !streams_runs) {
     LineWriter<Storage> writer(out + first * channels);
     map_all([&](Index, Index n) { return writer.next(n); }, {false, access.bytes_ahead});
     writer.finish();
   } else {
-    map_all([&](Index row, Index) { return out + row * channels; }, access);
+    map_all([&](Index i, Index) { return out + i; }, access);
   }
   if (access.past_caches) end_streaming();
 }

@@ -83,13 +83,16 @@ SYNCBN_ALWAYS_INLINE void prefetch_into_first_cache(const T* element, Index byte
 #endif
 }
 
-// How many elements lie before the first address that stream_store() takes; more than a packet if there is none.
-template <class P>
-Index elements_to_alignment(const P* to) noexcept {
-  constexpr std::uintptr_t bytes = sizeof(Packet<P>);
-  const auto rest = reinterpret_cast<std::uintptr_t>(to) % bytes;
-  if (rest % sizeof(P) != 0) return packet_size<P> + 1;
-  return rest == 0 ? 0 : static_cast<Index>((bytes - rest) / sizeof(P));
+// How many elements lie before the first line that begins here or later.
+template <class T>
+Index elements_to_line(const T* to) noexcept {
+  return static_cast<Index>((64 - reinterpret_cast<std::uintptr_t>(to) % 64) % 64 / sizeof(T));
+}
+
+// Whether n elements are whole lines.
+template <class T>
+bool in_whole_lines(const T* to, Index n) noexcept {
+  return reinterpret_cast<std::uintptr_t>(to) % 64 == 0 && n * static_cast<Index>(sizeof(T)) % 64 == 0;
 }
 
 // Writes elements one after the other past the caches, in whole lines, though they come in runs of any length: runs are

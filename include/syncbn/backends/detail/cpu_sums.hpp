@@ -73,7 +73,7 @@ class Blocks {
   SYNCBN_ALWAYS_INLINE void for_each_piece(const Visit& visit) const noexcept {
     auto cursors = cursors_;
     const std::size_t apart = together_ ? 1 : count;
-    Pointers at;
+    Pointers at = {};
     if (!in_place_) std::copy_n(&gathered_[0][0], Operands * count, &at[0][0]);
     for (Index left = n_; left > 0;) {
       Index m = left;

@@ -53,10 +53,12 @@ TEMPLATE_TEST_CASE("runs of any length arrive in order, and nothing beside them 
   }
 }
 
-TEST_CASE("the distance to an address for packets", "[cpu_memory]") {
-  alignas(64) float values[32] = {};
-  constexpr Index width = syncbn::cpu::packet_size<float>;
-  for (Index i = 0; i < 16; ++i) {
-    CHECK(syncbn::cpu::elements_to_alignment(values + i) == (i % width == 0 ? 0 : width - i % width));
+TEST_CASE("the distance to a line", "[cpu_memory]") {
+  alignas(64) float values[64] = {};
+  for (Index i = 0; i < 32; ++i) {
+    CHECK(syncbn::cpu::elements_to_line(values + i) == (16 - i % 16) % 16);
+    for (Index n = 0; n < 32; ++n) {
+      CHECK(syncbn::cpu::in_whole_lines(values + i, n) == (i % 16 == 0 && n % 16 == 0));
+    }
   }
 }
