@@ -56,7 +56,9 @@ Contender without_variants(Contender contender) {
 std::vector<Contender> all_contenders() {
   std::vector<Contender> all;
   const auto add = [&](std::vector<Contender> more) { all.insert(all.end(), more.begin(), more.end()); };
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+  // As on a processor without it, where the peers are told so as well (tools/bench --avx2).
+  const bool may_avx512 = std::getenv("BENCH_WITHOUT_AVX512") == nullptr;
+  const bool has_avx512 = may_avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (has_avx512) add({syncbn_avx512()});
   if (has_avx2) add({syncbn_avx2()});

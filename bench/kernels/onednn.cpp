@@ -34,13 +34,15 @@ memory::data_type type_of(Format format) {
 }
 
 memory::format_tag blocked_tag(std::size_t rank) {
+  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
+  const bool of_8 = isa == dnnl::cpu_isa::sse41 || isa == dnnl::cpu_isa::avx || isa == dnnl::cpu_isa::avx2;
   switch (rank) {
     case 3:
-      return memory::format_tag::nCw16c;
+      return of_8 ? memory::format_tag::nCw8c : memory::format_tag::nCw16c;
     case 4:
-      return memory::format_tag::nChw16c;
+      return of_8 ? memory::format_tag::nChw8c : memory::format_tag::nChw16c;
     case 5:
-      return memory::format_tag::nCdhw16c;
+      return of_8 ? memory::format_tag::nCdhw8c : memory::format_tag::nCdhw16c;
     default:
       return memory::format_tag::undef;
   }
