@@ -111,7 +111,7 @@ SYNCBN_ALWAYS_INLINE Operands<P, Inputs> load(const std::array<const Storage*, I
 template <class P, class Storage>
 bool streams(const Storage* out, Index n) noexcept {
   constexpr Index line = 64 / static_cast<Index>(sizeof(Storage));
-  return std::is_same_v<P, Storage> && (in_whole_lines(out, n) || n >= 16 * line);
+  return streams_packets<P, Storage> && (in_whole_lines(out, n) || n >= (std::is_same_v<P, Storage> ? 16 : 32) * line);
 }
 
 // Fewer elements than a packet go through the same instructions as all others, on a padded copy: an element's result
@@ -144,7 +144,7 @@ SYNCBN_ALWAYS_INLINE Index evaluate_packets(std::array<const Storage*, Inputs> i
   const auto put = [&](Index j) SYNCBN_INLINE_LAMBDA {
     const auto result = evaluate<P>(source.at(first + j), load<P>(in, j));
     if constexpr (past_caches) {
-      stream_store(out + j, result);
+      stream_packet<P>(out + j, result);
     } else {
       store_packet<P>(out + j, result);
     }
@@ -162,19 +162,19 @@ SYNCBN_ALWAYS_INLINE Index evaluate_packets(std::array<const Storage*, Inputs> i
 
 // A run past the caches, of a packet at least. Of lines at its ends that are not whole only its own elements are written, and
 // none of a line that is streamed: a line that is written in both ways takes as long as many others.
-template <class P, std::size_t Inputs, class Source>
-void stream_run(const std::array<const P*, Inputs>& in, P* out, Index n, const Source& source, Index first,
+template <class P, class Storage, std::size_t Inputs, class Source>
+void stream_run(const std::array<const Storage*, Inputs>& in, Storage* out, Index n, const Source& source, Index first,
                 Index bytes_ahead) noexcept {
   constexpr Index width = packet_size<P>;
-  constexpr Index line = 64 / static_cast<Index>(sizeof(P));
+  constexpr Index line = 64 / static_cast<Index>(sizeof(Storage));
   const auto at = [&](Index i) { return evaluate<P>(source.at(first + i), load<P>(in, i)); };
   const auto some = [&](Index i, Index end) {
     for (; i + width <= end; i += width) store_packet<P>(out + i, at(i));
     if (i >= end) return;
     const Index from = std::min(i, n - width);
-    P values[static_cast<std::size_t>(width)];
+    Storage values[static_cast<std::size_t>(width)];
     store_packet<P>(values, at(from));
-    std::copy_n(values + (i - from), end - i, out + i);
+    std::memcpy(out + i, values + (i - from), static_cast<std::size_t>(end - i) * sizeof(Storage));
   };
   const Index head = std::min(elements_to_line(out), n);
   some(0, head);
@@ -189,8 +189,8 @@ void evaluate_run(const std::array<const Storage*, Inputs>& in, Storage* out, In
                   Index first, Access access) noexcept {
   constexpr Index width = packet_size<P>;
   if (n < width) return evaluate_few<P>(in, out, n, source, first);
-  if constexpr (std::is_same_v<P, Storage>) {
-    if (access.past_caches && streams<P>(out, n)) return stream_run(in, out, n, source, first, access.bytes_ahead);
+  if constexpr (streams_packets<P, Storage>) {
+    if (access.past_caches && streams<P>(out, n)) return stream_run<P>(in, out, n, source, first, access.bytes_ahead);
   }
   const auto at = [&](Index i) { return evaluate<P>(source.at(first + i), load<P>(in, i)); };
   const Index i = evaluate_packets<P, false>(in, out, 0, n - width, source, first, access.bytes_ahead);

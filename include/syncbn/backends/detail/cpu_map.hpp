@@ -20,14 +20,14 @@ namespace cpu {
 // How the runs of some channels are written.
 enum class Write {
   packets,       // one by one
-  lines,         // put together in lines first, past the caches: 16-bit elements
+  lines,         // put together in lines first, past the caches: elements whose packets cannot be
   joined_lines,  // the same for several runs, which are short and neighbours
 };
 template <class P, class Storage, std::size_t Operands>
 Write how_to_write(const Geometry<Operands>& geometry, const Storage* out, Access access) noexcept {
   const Index n = geometry.run_length();
   if (!access.past_caches || streams<P>(out, n)) return Write::packets;
-  if (!has_short_runs<Storage>(geometry)) return std::is_same_v<P, Storage> ? Write::packets : Write::lines;
+  if (!has_short_runs<Storage>(geometry)) return streams_packets<P, Storage> ? Write::packets : Write::lines;
   return geometry.channel_stride[Operands - 1] == n ? Write::joined_lines : Write::packets;
 }
 
@@ -120,7 +120,7 @@ void map_dense_columns(Index channels, const std::array<const Storage*, Inputs>&
   const Index rows = rows_of_run<Storage>(channels, last - first, Source::most_entries);
   const Index run = rows * channels;
   // Where runs are whole lines, they begin with one: `skew` elements after the first row does, if need be.
-  const bool can_stream = access.past_caches && std::is_same_v<P, Storage>;
+  const bool can_stream = access.past_caches && streams_packets<P, Storage>;
   const bool streams_runs = can_stream && run * static_cast<Index>(sizeof(Storage)) % 64 == 0;
   const Index skew = streams_runs ? elements_to_line(out + first * channels) : 0;
   const Source source([&](Index c) { return coefficients_of((c + skew) % channels); }, 0, channels, rows);

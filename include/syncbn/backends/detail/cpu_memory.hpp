@@ -12,23 +12,39 @@ namespace syncbn::inline v0 {
 inline namespace SYNCBN_CPU_ISA {
 namespace cpu {
 
-// A packet to an aligned address, past the caches: the line it belongs to is not read first. To be followed by
+// A register to an aligned address, past the caches: the line it belongs to is not read first. To be followed by
 // end_streaming() before another thread may read.
 #if defined(EIGEN_VECTORIZE_AVX512)
-inline void stream_store(float* to, Packet<float> value) noexcept { _mm512_stream_ps(to, value); }
-inline void stream_store(double* to, Packet<double> value) noexcept { _mm512_stream_pd(to, value); }
+inline void stream_register(void* to, __m512 bits) noexcept { _mm512_stream_ps(static_cast<float*>(to), bits); }
+inline void stream_register(void* to, __m512d bits) noexcept { _mm512_stream_pd(static_cast<double*>(to), bits); }
+inline void stream_register(void* to, __m256i bits) noexcept { _mm256_stream_si256(static_cast<__m256i*>(to), bits); }
 #elif defined(EIGEN_VECTORIZE_AVX)
-inline void stream_store(float* to, Packet<float> value) noexcept { _mm256_stream_ps(to, value); }
-inline void stream_store(double* to, Packet<double> value) noexcept { _mm256_stream_pd(to, value); }
+inline void stream_register(void* to, __m256 bits) noexcept { _mm256_stream_ps(static_cast<float*>(to), bits); }
+inline void stream_register(void* to, __m256d bits) noexcept { _mm256_stream_pd(static_cast<double*>(to), bits); }
+inline void stream_register(void* to, __m128i bits) noexcept { _mm_stream_si128(static_cast<__m128i*>(to), bits); }
 #elif defined(EIGEN_VECTORIZE_SSE2)
-inline void stream_store(float* to, Packet<float> value) noexcept { _mm_stream_ps(to, value); }
-inline void stream_store(double* to, Packet<double> value) noexcept { _mm_stream_pd(to, value); }
+inline void stream_register(void* to, __m128 bits) noexcept { _mm_stream_ps(static_cast<float*>(to), bits); }
+inline void stream_register(void* to, __m128d bits) noexcept { _mm_stream_pd(static_cast<double*>(to), bits); }
 #else
-template <class P>
-void stream_store(P* to, Packet<P> value) noexcept {
-  packet_math::pstoreu(to, value);
+template <class Bits>
+void stream_register(void* to, const Bits& bits) noexcept {
+  std::memcpy(to, &bits, sizeof bits);
 }
 #endif
+
+// Whether packets of P can be written so, as elements of a format: registers of 8 bytes cannot.
+template <class P, class Storage>
+inline constexpr bool streams_packets =
+    std::is_same_v<P, Storage> || (std::is_same_v<P, float> && converts<Storage> && packet_size<float> >= 8);
+
+template <class P, class Storage>
+SYNCBN_ALWAYS_INLINE void stream_packet(Storage* to, const Packet<P>& value) noexcept {
+  if constexpr (std::is_same_v<P, Storage>) {
+    stream_register(to, value);
+  } else {
+    stream_register(to, to_bits(Storage(), value));
+  }
+}
 
 // The same for a line of whatever elements, from an aligned address too.
 inline void stream_line(void* to, const void* from) noexcept {

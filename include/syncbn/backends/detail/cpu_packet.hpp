@@ -121,22 +121,22 @@ void store_element(Storage* to, Compute value) noexcept {
 
 // ---- Packets from and to elements of any format ----------------------------------------------------------------------
 
-// 16-bit elements as floats, and floats rounded to them: the same results as load_element() and store_element() have.
+// 16-bit elements as floats, and the bits of floats rounded to them, as many as a packet has: the same results as load_element()
+// and store_element() have.
 #if defined(EIGEN_VECTORIZE_AVX512)
 
 inline Packet<float> load_floats(const BFloat16* from) noexcept {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
   return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
 }
-inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
+inline __m256i to_bits(BFloat16, const Packet<float>& value) noexcept {
   const __m512i bits = _mm512_castps_si512(value);
   const __m512i odd = _mm512_and_si512(_mm512_maskz_srli_epi32(0xffff, bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   const __m512i sign = _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x80000000U)));
   const __m512i quiet = _mm512_or_si512(sign, _mm512_set1_epi32(0x7fc00000));
   const __m512i result = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q), quiet);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                      _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_maskz_srli_epi32(0xffff, result, 16)));
+  return _mm512_maskz_cvtepi32_epi16(0xffff, _mm512_maskz_srli_epi32(0xffff, result, 16));
 }
 inline Packet<double> load_doubles(const BFloat16* from) noexcept {
   const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -165,7 +165,7 @@ inline Packet<float> load_floats(const BFloat16* from) noexcept {
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
-inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
+inline __m128i to_bits(BFloat16, const Packet<float>& value) noexcept {
   const __m256i bits = _mm256_castps_si256(value);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
@@ -173,25 +173,24 @@ inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
   const __m256i quiet = _mm256_or_si256(sign, _mm256_set1_epi32(0x7fc00000));
   const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
   const __m256i result = _mm256_srai_epi32(_mm256_blendv_epi8(rounded, quiet, is_nan), 16);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                   _mm_packs_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1)));
+  return _mm_packs_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1));
 }
 inline Packet<double> load_doubles(const BFloat16* from) noexcept { return _mm256_cvtps_pd(four_floats(from)); }
 #elif defined(EIGEN_VECTORIZE_AVX)
 inline Packet<float> load_floats(const BFloat16* from) noexcept {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(four_floats(from)), four_floats(from + 4), 1);
 }
-inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
+inline __m128i to_bits(BFloat16, const Packet<float>& value) noexcept {
   const __m128i low = rounded_to_bfloat16(_mm256_castps256_ps128(value));
   const __m128i high = rounded_to_bfloat16(_mm256_extractf128_ps(value, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_packs_epi32(low, high));
+  return _mm_packs_epi32(low, high);
 }
 inline Packet<double> load_doubles(const BFloat16* from) noexcept { return _mm256_cvtps_pd(four_floats(from)); }
 #else
 inline Packet<float> load_floats(const BFloat16* from) noexcept { return four_floats(from); }
-inline void store_floats(BFloat16* to, const Packet<float>& value) noexcept {
+inline std::int64_t to_bits(BFloat16, const Packet<float>& value) noexcept {
   const __m128i rounded = rounded_to_bfloat16(value);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi32(rounded, rounded));
+  return _mm_cvtsi128_si64(_mm_packs_epi32(rounded, rounded));
 }
 inline Packet<double> load_doubles(const BFloat16* from) noexcept {
   std::int32_t two;
@@ -210,9 +209,8 @@ inline Packet<double> load_doubles(const BFloat16* from) noexcept {
 inline Packet<float> load_floats(const Float16* from) noexcept {
   return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
-inline void store_floats(Float16* to, const Packet<float>& value) noexcept {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                      _mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+inline __m256i to_bits(Float16, const Packet<float>& value) noexcept {
+  return _mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 inline Packet<double> load_doubles(const Float16* from) noexcept {
   return _mm512_maskz_cvtps_pd(0xff, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
@@ -224,9 +222,8 @@ inline Packet<double> load_doubles(const Float16* from) noexcept {
 inline Packet<float> load_floats(const Float16* from) noexcept {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
-inline void store_floats(Float16* to, const Packet<float>& value) noexcept {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                   _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+inline __m128i to_bits(Float16, const Packet<float>& value) noexcept {
+  return _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 inline Packet<double> load_doubles(const Float16* from) noexcept {
   return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
@@ -264,7 +261,8 @@ void store_packet(Storage* to, const Packet<P>& value) noexcept {
   if constexpr (std::is_same_v<P, Storage>) {
     packet_math::pstoreu(to, value);
   } else if constexpr (std::is_same_v<P, float> && converts<Storage>) {
-    store_floats(to, value);
+    const auto bits = to_bits(Storage(), value);
+    std::memcpy(to, &bits, sizeof bits);
   } else {
     P values[packet_size<P>];
     packet_math::pstoreu(values, value);
