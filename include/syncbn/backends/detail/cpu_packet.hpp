@@ -190,7 +190,9 @@ inline Packet<double> load_doubles(const BFloat16* from) noexcept { return _mm25
 inline Packet<float> load_floats(const BFloat16* from) noexcept { return four_floats(from); }
 inline std::int64_t to_bits(BFloat16, const Packet<float>& value) noexcept {
   const __m128i rounded = rounded_to_bfloat16(value);
-  return _mm_cvtsi128_si64(_mm_packs_epi32(rounded, rounded));
+  std::int64_t bits;
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(&bits), _mm_packs_epi32(rounded, rounded));
+  return bits;
 }
 inline Packet<double> load_doubles(const BFloat16* from) noexcept {
   std::int32_t two;

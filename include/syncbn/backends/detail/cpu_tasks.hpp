@@ -115,9 +115,10 @@ struct MapPass {
       map_channels<P, Inputs>(geometry, in, out, range, first(s), first(s + 1), coefficients_of, how);
     }
   }
-  // A segment, but of whole runs where they are short.
-  void rows(ChannelRange range, Index segment) const noexcept {
-    const Index unit = has_short_runs<Storage>(geometry) ? geometry.run_length() : 1;
+  // A segment, but of whole runs where they are short, or none has to be shared by threads: what is asked for ahead comes next
+  // then.
+  void rows(ChannelRange range, Index segment, bool of_whole_runs) const noexcept {
+    const Index unit = of_whole_runs || has_short_runs<Storage>(geometry) ? geometry.run_length() : 1;
     const auto begin = [&](Index s) { return first(s) / unit * unit; };
     map_channels<P, Inputs>(geometry, in, out, range, begin(segment), begin(segment + 1), coefficients_of, access);
   }
@@ -207,7 +208,8 @@ void map_all(const Executor& executor, const Pass& pass) {
     executor.run(groups * grid.segments, [&](Index task) {
       const Index first = task / grid.segments * at_once;
       const ChannelRange range{first, std::min(first + at_once, channels)};
-      pass.rows(range, segment_of<Executor>(task % grid.segments, grid.segments));
+      const Index segment = segment_of<Executor>(task % grid.segments, grid.segments);
+      pass.rows(range, segment, std::is_same_v<Executor, SerialExecutor>);
     });
   }
 }
