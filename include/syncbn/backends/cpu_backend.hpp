@@ -224,7 +224,7 @@ class CpuBackend {
 
   template <class Pass, class Task>
   void run_by_channels(const Pass& pass, ChannelRange range, const Task& task) const {
-    cpu::run_by_channels<typename Pass::Element>(executor_, pass.grid, range, task);
+    cpu::run_by_channels(executor_, pass, range, task);
   }
 
   // The sums of a few channels, put where they belong.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <numeric>
 #include <type_traits>
 
 #include <Eigen/Core>
@@ -78,13 +79,25 @@ inline bool has_blocks_for_all(const Grid& grid) noexcept {
   return grid.elements >= most_blocks_at_once * block_elements;
 }
 
+// Runs of less than this cannot be written past the caches one by one; several channels are put together.
+template <class Storage, std::size_t Operands>
+bool has_short_runs(const Geometry<Operands>& geometry) noexcept {
+  return geometry.run_length() * static_cast<Index>(sizeof(Storage)) < 2048;
+}
+
 // Channels that are taken together: what a part of the second cache holds. More than one, since the pieces of memory that
-// are read and written are the longer, where a channel has short ones; none that would be left over to be summed alone.
+// are read and written are the longer, where a channel has short ones, and whole lines if a few channels more make them
+// so; none that would be left over to be summed alone.
 inline constexpr Index most_channels_at_once = 32;
-template <class Storage>
-Index channels_at_once(const Grid& grid) noexcept {
-  const Index bytes = std::max<Index>(1, grid.elements * static_cast<Index>(sizeof(Storage)));
+template <class Storage, std::size_t Operands>
+Index channels_at_once(const Geometry<Operands>& geometry, const Grid& grid) noexcept {
+  constexpr auto size = static_cast<Index>(sizeof(Storage));
+  const Index bytes = std::max<Index>(1, grid.elements * size);
   const Index fitting = std::clamp<Index>(second_cache_bytes() / 16 / bytes, 1, most_channels_at_once);
+  const Index of_whole_lines = 64 / std::gcd(64, geometry.run_length() * size);
+  if (has_short_runs<Storage>(geometry) && of_whole_lines <= most_channels_at_once && of_whole_lines <= 4 * fitting) {
+    return std::max(fitting / of_whole_lines, Index{1}) * of_whole_lines;
+  }
   if (fitting < most_blocks_at_once) return has_blocks_for_all(grid) ? fitting : most_blocks_at_once;
   return fitting / most_blocks_at_once * most_blocks_at_once;
 }
@@ -128,12 +141,6 @@ bool channels_side_by_side(const Geometry<Operands>& geometry, const Grid& grid)
 template <class Executor>
 Index segment_of(Index task, Index segments) noexcept {
   return std::is_same_v<Executor, SerialExecutor> ? segments - 1 - task : task;
-}
-
-// Runs of less than this cannot be written past the caches one by one; several channels are put together.
-template <class Storage, std::size_t Operands>
-bool has_short_runs(const Geometry<Operands>& geometry) noexcept {
-  return geometry.run_length() * static_cast<Index>(sizeof(Storage)) < 2048;
 }
 
 // A walk through memory asks for lines this far ahead of itself, into the second cache: the processor's own prefetchers
@@ -180,7 +187,7 @@ Index bytes_to_next_channels(const Geometry<Operands>& geometry, const Grid& gri
   const Index room = second_cache_bytes() / 16 * 5;
   constexpr auto size = static_cast<Index>(sizeof(Storage));
   constexpr auto inputs = static_cast<Index>(Operands - 1);
-  const Index at_once = channels_at_once<Storage>(grid);
+  const Index at_once = channels_at_once<Storage>(geometry, grid);
   const bool gains = bytes_of<Storage>(geometry) > fewest_bytes && at_once * geometry.elements * size * inputs <= room;
   return gains && !has_short_runs<Storage>(geometry) ? at_once * geometry.channel_stride[0] * size : 0;
 }

@@ -144,9 +144,9 @@ auto map_pass(const CoefficientsOf& coefficients_of, TensorView<Storage> out, co
 }
 
 // task(range) for a few channels at a time.
-template <class Storage, class Executor, class Task>
-void run_by_channels(const Executor& executor, const Grid& grid, ChannelRange range, const Task& task) {
-  const Index at_once = channels_at_once<Storage>(grid);
+template <class Executor, class Pass, class Task>
+void run_by_channels(const Executor& executor, const Pass& pass, ChannelRange range, const Task& task) {
+  const Index at_once = channels_at_once<typename Pass::Element>(pass.geometry, pass.grid);
   executor.run((range.size() + at_once - 1) / at_once, [&](Index group) {
     const Index first = range.first + group * at_once;
     task(ChannelRange{first, std::min(first + at_once, range.last)});
@@ -157,18 +157,17 @@ void run_by_channels(const Executor& executor, const Grid& grid, ChannelRange ra
 template <class Executor, class Pass>
 void sum_all(const Executor& executor, const Pass& pass, std::vector<typename Pass::Sum>& sums) {
   using Sum = typename Pass::Sum;
-  using Storage = typename Pass::Element;
   const Grid& grid = pass.grid;
   const Index channels = pass.geometry.channels;
   if (by_channels(pass.geometry, grid)) {
     sums.resize(static_cast<std::size_t>(channels));
-    run_by_channels<Storage>(executor, grid, {0, channels},
-                             [&](ChannelRange range) { pass.channels(range, sums.data() + range.first); });
+    run_by_channels(executor, pass, {0, channels},
+                    [&](ChannelRange range) { pass.channels(range, sums.data() + range.first); });
     return;
   }
   sums.resize(static_cast<std::size_t>(channels * grid.segments));
   Sum* const partial = sums.data();
-  const Index width = slab_channels<Storage, Executor>(grid);
+  const Index width = slab_channels<typename Pass::Element, Executor>(grid);
   const Index slabs = in_columns(pass.geometry) && channels > 1 ? slabs_of(channels, width) : 0;
   if (slabs == 0) {
     executor.run(channels * grid.segments,
