@@ -112,7 +112,9 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value < 0 || static_cast<size_t>(value) > most_shared_bytes) return remember(cudaErrorInvalidValue);
-  allow_shared_bytes(kernel, static_cast<size_t>(value));
+  if (!allow_shared_bytes(kernel, static_cast<size_t>(value))) {
+    violate("a kernel is allowed less shared memory than before, with which another thread may be about to launch it");
+  }
   return cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {

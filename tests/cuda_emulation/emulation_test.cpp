@@ -51,6 +51,7 @@ __global__ void dynamic_kernel(float* out) {
   __syncthreads();
   out[threadIdx.x] = values[blockDim.x - 1 - threadIdx.x] + (before != before ? 0.5F : 0.0F);
 }
+__global__ void hungry_kernel() {}
 
 // The block that finishes last adds up what the others have written.
 __global__ void last_block_kernel(unsigned* arrived, unsigned* parts, unsigned* total) {
@@ -348,6 +349,18 @@ TEST_CASE("launches that no device takes are refused") {
   CHECK(cudaLaunchKernelEx(&large, emulated::dynamic_kernel, out.get()) == cudaSuccess);
   CHECK(cudaFuncSetAttribute(emulated::dynamic_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 300 << 10) ==
         cudaErrorInvalidValue);
+}
+
+TEST_CASE("a kernel that is allowed less shared memory than before is noticed") {
+  const auto allow = [](int bytes) {
+    return cudaFuncSetAttribute(emulated::hungry_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  };
+  const ExpectViolations expected;
+  REQUIRE(allow(100 << 10) == cudaSuccess);
+  REQUIRE(allow(100 << 10) == cudaSuccess);
+  CHECK(expected.texts().empty());
+  REQUIRE(allow(60 << 10) == cudaSuccess);
+  CHECK(has(expected.texts(), "less shared memory than before"));
 }
 
 TEST_CASE("deferred streams do nothing before somebody waits") {

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "device_variables.hpp"
@@ -68,9 +69,9 @@ bool is_valid(const cudaLaunchConfig_t& config) {
 
 void register_dynamic_shared(std::byte* (*of_this_thread)()) { dynamic_shared = of_this_thread; }
 
-void allow_shared_bytes(const void* kernel, std::size_t bytes) {
+bool allow_shared_bytes(const void* kernel, std::size_t bytes) {
   const std::lock_guard lock(mutex);
-  allowances()[kernel] = bytes;
+  return std::exchange(allowances()[kernel], bytes) <= bytes;
 }
 std::size_t allowed_shared_bytes(const void* kernel) {
   const std::lock_guard lock(mutex);

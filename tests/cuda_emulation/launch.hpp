@@ -23,8 +23,8 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, std::fu
 // Runs it now. False if a kernel broke a rule.
 bool run_grid(const std::function<void()>& body, dim3 grid, dim3 block, std::size_t shared_bytes);
 
-// What cudaFuncSetAttribute() allowed.
-void allow_shared_bytes(const void* kernel, std::size_t bytes);
+// What cudaFuncSetAttribute() allowed. False if it was more before.
+bool allow_shared_bytes(const void* kernel, std::size_t bytes);
 std::size_t allowed_shared_bytes(const void* kernel);
 
 template <class... Parameters, class... Arguments>

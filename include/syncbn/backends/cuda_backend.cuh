@@ -225,7 +225,7 @@ class CudaBackend {
     if (cuda::shape_on_chip<cuda::coefficients_t<CoefficientsOf>>(field, static_cast<int>(sizeof(T)), device_, shape)) {
       cuda::OnChipArguments<Pass, Finish, CoefficientsOf> a{field,  shape,           pass, output.data(),
                                                             finish, coefficients_of, 0};
-      return cuda::launch_on_chip<w>(a, queue_.stream);
+      return cuda::launch_on_chip<w>(a, device_, queue_.stream);
     }
     sum(pass, finish, inputs...);
     map(coefficients_of, output, inputs...);

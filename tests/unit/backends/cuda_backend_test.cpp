@@ -420,6 +420,22 @@ TEST_CASE("cuda layer: a step that was never run cannot be captured, and says so
   CHECK(layer.num_batches_tracked() == 1);
 }
 
+// The limit of a kernel is the process's: one that is lowered makes a launch fail that another thread has prepared.
+TEST_CASE("cuda backend: a pass in shared memory takes none from those of other threads", "[cuda]") {
+  CudaBackend<float> backend;
+  const cuda_emulation::ExpectViolations expected;
+  for (const Index size : {40000, 30000}) {  // 96 KB in shared memory, then 56
+    const std::vector<Index> extents{1, 4, size};
+    const BackendTensor<CudaBackend<float>, float> x(backend, extents, Placement::rows,
+                                                     law_elements<float>(extents, 1));
+    BackendTensor<CudaBackend<float>, float> y(backend, extents, Placement::rows);
+    syncbn::Moments<CudaBackend<float>> moments;
+    syncbn::Statistics<CudaBackend<float>> statistics;
+    normalize_alone(backend, x.read(), 1e-5, moments, statistics, {}, {}, y.view());
+  }
+  CHECK(expected.texts().empty());
+}
+
 TEST_CASE("cuda backend: what the runtime refuses is an exception of the call", "[cuda]") {
   CHECK_THROWS_AS(syncbn::cuda::launch(syncbn::cuda::each_kernel<syncbn_test::detail::AddOneTo>, 1, 4096, 0, nullptr,
                                        syncbn::cuda::EachArguments<syncbn_test::detail::AddOneTo>{0, {nullptr}}),

@@ -10,16 +10,20 @@
 
 namespace syncbn::inline v0::cuda {
 
+// Lets a kernel without static shared memory have all that the device has: what is allowed holds for all threads of the
+// process, and one that asked for less would make another one's launch fail.
+template <class Argument>
+void allow_shared_memory(void (*kernel)(const Argument), const Device& device) {
+  check(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(device.shared_bytes)),
+      "cudaFuncSetAttribute");
+}
+
 // Puts a kernel of one argument into a stream: blocks of them, or none.
 template <class Argument>
 void launch(void (*kernel)(const Argument), Index blocks, int threads, std::size_t shared_bytes, cudaStream_t stream,
             const Argument& argument) {
   if (blocks == 0) return;
-  constexpr std::size_t always_there = std::size_t{48} << 10;
-  if (shared_bytes > always_there) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
-          "cudaFuncSetAttribute");
-  }
   constexpr Index most_of_row = Index{1} << 30;
   cudaLaunchConfig_t config{};
   config.gridDim =
@@ -78,14 +82,16 @@ void launch_map(const MapArguments<T, inputs, CoefficientsOf>& a, cudaStream_t s
 }
 
 template <int widest, class Pass, class Finish, class CoefficientsOf>
-void launch_on_chip(OnChipArguments<Pass, Finish, CoefficientsOf>& a, cudaStream_t stream) {
+void launch_on_chip(OnChipArguments<Pass, Finish, CoefficientsOf>& a, const Device& device, cudaStream_t stream) {
   const std::size_t scratch = scratch_bytes<coefficients_t<CoefficientsOf>>(a.shape, false);
   a.scratch_bytes = static_cast<unsigned>(scratch);
   with_walk<widest>(a.field, [&]<int width, bool columns>() {
     const std::size_t units = static_cast<std::size_t>(a.shape.units_in_shared * Pass::inputs * a.shape.threads);
     const std::size_t bytes = scratch + units * sizeof(Pack<typename Pass::Storage, width>);
-    launch(on_chip_kernel<width, columns, Pass, Finish, CoefficientsOf>, a.shape.slabs, a.shape.threads, bytes, stream,
-           a);
+    const auto kernel = on_chip_kernel<width, columns, Pass, Finish, CoefficientsOf>;
+    constexpr std::size_t always_there = std::size_t{48} << 10;
+    if (bytes > always_there) allow_shared_memory(kernel, device);
+    launch(kernel, a.shape.slabs, a.shape.threads, bytes, stream, a);
   });
 }
 
