@@ -15,4 +15,13 @@ set(CPACK_DEBIAN_PACKAGE_DEPENDS "libeigen3-dev (>= 3.4)")
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS
     "catch2, libdlib-dev, libdlpack-dev, libtorch-dev, libxtensor-dev, libzip-dev, mpi-default-dev, nlohmann-json3-dev")
 
+# Where Debian looks for it; LICENSE is installed as everywhere else, too.
+set(syncbn_debian "${PROJECT_BINARY_DIR}/debian")
+file(WRITE "${syncbn_debian}/copyright" "Copyright: the syncbn authors
+
+Licensed under the Apache License, Version 2.0. On Debian systems its text is in
+/usr/share/common-licenses/Apache-2.0.
+")
+set(CPACK_INSTALLED_DIRECTORIES "${syncbn_debian};usr/share/doc/${CPACK_PACKAGE_NAME}")
+
 include(CPack)
