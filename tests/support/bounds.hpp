@@ -173,7 +173,7 @@ inline Number normalized(const PassFacts& f, const Formats& formats, Number x, N
   const Number offset = std::abs(f.bias) + rest * f.scale();
   const Number error = f.scale() * distance * (scale_error + 3 * v) + f.scale() * f.mean_error +
                        offset * (v + gamma(4)) + rest * f.scale() * scale_error + v * std::abs(y) +
-                       formats.smallest * (f.scale() + 3);
+                       formats.smallest * (f.scale() + distance + 3);
   return stored(formats, error * second_order(formats), y);
 }
 
@@ -245,7 +245,8 @@ inline Number propagated(const PassFacts& f, const GradientFacts& g, const Forma
                          f.mean_error * slope + v * (gradient + distance * slope) + rest * slope_error +
                          offset * (v + gamma(4)) +
                          (gradient + distance * slope) * (f.inverse_deviation_error() + u + 2 * v);
-  const Number error = f.scale() * bracket + v * std::abs(dx) + formats.smallest * (f.scale() * (distance + 2) + 3);
+  const Number error = f.scale() * bracket + v * std::abs(dx) +
+                       formats.smallest * (f.scale() * (distance + 2) + gradient + distance * slope + 3);
   return stored(formats, error * second_order(formats), dx);
 }
 

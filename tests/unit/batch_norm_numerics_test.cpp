@@ -34,7 +34,7 @@ struct Result {
 // statistics are those of the batch.
 template <class T, class P>
 std::vector<Result<P>> run(int ranks, Index channels, const Numbers& x, const Numbers& dy,
-                           syncbn::BatchNormOptions options = {}) {
+                           syncbn::BatchNormOptions options = {}, double weight_size = 1) {
   options.momentum = 1.0;
   const Index rows = static_cast<Index>(x.size()) / channels;
   return on_thread_ranks(ranks, [&](ThreadCommunicator communicator) {
@@ -46,6 +46,7 @@ std::vector<Result<P>> run(int ranks, Index channels, const Numbers& x, const Nu
     Activations<T> y(extents), dx(extents);
     Layer<P> layer(channels, options, communicator);
     scramble(layer);
+    for (Index c = 0; c < channels; ++c) layer.weight()[c] = static_cast<P>(layer.weight()[c] * weight_size);
     Result<P> result;
     result.before = layer;
     const auto saved = layer.forward(mine, y);
@@ -59,14 +60,23 @@ std::vector<Result<P>> run(int ranks, Index channels, const Numbers& x, const Nu
   });
 }
 
+struct Extremes {
+  double weight_size = 1;
+  Number dy_size = 1;
+  bool holds_variance = true;  // P does
+};
+
 // Judges what ranks made of a batch against the oracle.
 template <class T, class P>
-void check_batch(int ranks, Index channels, const Numbers& numbers, syncbn::BatchNormOptions options = {}) {
+void check_batch(int ranks, Index channels, const Numbers& numbers, syncbn::BatchNormOptions options = {},
+                 Extremes extremes = {}) {
   INFO(ranks << " ranks");
   const Index rows = static_cast<Index>(numbers.size()) / channels;
   const Numbers x = Activations<T>({rows, channels}, numbers).numbers();
-  const Numbers dy = Activations<T>({rows, channels}, values(numbers.size(), 77)).numbers();
-  const auto results = run<T, P>(ranks, channels, x, dy, options);
+  Numbers gradient = values(numbers.size(), 77);
+  for (Number& v : gradient) v *= extremes.dy_size;
+  const Numbers dy = Activations<T>({rows, channels}, gradient).numbers();
+  const auto results = run<T, P>(ranks, channels, x, dy, options, extremes.weight_size);
   LayerJudge<T, State<P>> judge(NormalizedBy::batch, x, shape_of({rows, channels}), *results[0].before, ranks);
   Result<P> all = results[0];
   for (std::size_t r = 1; r < results.size(); ++r) {
@@ -79,7 +89,7 @@ void check_batch(int ranks, Index channels, const Numbers& numbers, syncbn::Batc
     CHECK(LayerSnapshot(*results[r].after) == LayerSnapshot(*results[0].after));
   }
   judge.output(all.y);
-  judge.update(*all.after, 1);
+  if (extremes.holds_variance) judge.update(*all.after, 1);
   judge.gradients(dy, all.dx, all.weight_grad, all.bias_grad);
   check(judge);
   for (const Number variance : numbers_of(all.after->running_var())) CHECK(variance >= 0);
@@ -162,6 +172,17 @@ TEST_CASE("neighbouring numbers have a variance that is right and not negative",
     check_batch<float, float>(ranks, 1, neighbours);
     check_batch<double, double>(ranks, 1, neighbours);
     check_batch<double, double>(ranks, 1, doubles);
+  }
+}
+
+TEST_CASE("numbers near the largest have a scale that underflows", "[batch_norm][numerics]") {
+  for (const int ranks : {1, 3}) {
+    for (const Number size : {3e36L, 3e37L, 1e38L}) {
+      Numbers x = values(3 * 500, 11);
+      for (Number& v : x) v *= size;
+      check_batch<float, float>(ranks, 3, x, {}, {0.01, 1e4L, false});
+      check_batch<syncbn::BFloat16, float>(ranks, 3, x, {}, {0.01, 1e4L, false});
+    }
   }
 }
 
