@@ -9,7 +9,9 @@
 #define SYNCBN_HOST_DEVICE
 #endif
 
-#if (defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)) && \
+// __ASSOCIATIVE_MATH__: of g++, for parts of -ffast-math alone.
+#if (defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) ||      \
+     (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)) && \
     !defined(SYNCBN_ALLOW_FAST_MATH)
 #error \
     "syncbn: -ffast-math reorders sums and denies NaNs, against docs/numerics.md; define SYNCBN_ALLOW_FAST_MATH to do so"
